@@ -46,9 +46,9 @@ type Event struct {
 	Platform string        `json:"platform,omitempty"` // OCI platform, if the event is of one
 	Step     Step          `json:"step,omitempty"`
 	State    State         `json:"state"`
-	Message  string        `json:"message,omitempty"` // one line, no final stop
-	Current  int64         `json:"current,omitempty"` // bytes so far, with Advanced
-	Total    int64         `json:"total,omitempty"`   // bytes in all, 0 if unknown
+	Message  string        `json:"message,omitempty"`  // one line, no final stop
+	Current  int64         `json:"current,omitempty"`  // bytes so far, with Advanced
+	Total    int64         `json:"total,omitempty"`    // bytes in all, 0 if unknown
 	Duration time.Duration `json:"duration,omitempty"` // nanoseconds, with Done, Cached and Failed
 }
 

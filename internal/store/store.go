@@ -506,13 +506,17 @@ func (s *Store) replace(name string, data []byte) error {
 	return err
 }
 
-// fail turns an error of the operating system into a refusal that names the
-// directory, keeping the cause for errors.Is.
-func (s *Store) fail(verb string, err error) error {
+// fail says what couldn't be done with the layout; see [DiskError].
+func (s *Store) fail(verb string, err error) error { return DiskError(s.dir, verb, err) }
+
+// DiskError turns an error of the operating system about a place on disk into
+// a refusal, keeping the cause for errors.Is: PA601 if the disk is full, else
+// PA602. What isn't there and what was cancelled stays as it is.
+func DiskError(place, verb string, err error) error {
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return err
 	}
-	e := &refusal.Error{Code: "PA602", Place: s.dir, Summary: "can't " + verb + " here", Seen: []string{err.Error()}, Err: err}
+	e := &refusal.Error{Code: "PA602", Place: place, Summary: "can't " + verb + " here", Seen: []string{err.Error()}, Err: err}
 	if isFull(err) {
 		e.Code, e.Summary = "PA601", "the disk is full"
 		e.Fix = []string{"free some space, or put the layout elsewhere with --output oci:DIR and the cache with ANYARCH_CACHE=DIR"}

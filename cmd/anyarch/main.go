@@ -1,0 +1,23 @@
+// Anyarch makes multi-architecture container images of Go programs and proves
+// them right on every platform before any tag moves.
+package main
+
+import (
+	"context"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/anyarch/anyarch/internal/cli"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	go func() {
+		<-ctx.Done()
+		stop() // a second ctrl-C ends at once
+	}()
+	code := cli.Main(ctx, os.Args[1:], cli.Process())
+	stop()
+	os.Exit(code)
+}

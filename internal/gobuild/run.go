@@ -1,0 +1,38 @@
+package gobuild
+
+import (
+	"bytes"
+	"os/exec"
+)
+
+// maxOutput bounds what is kept of the go command's messages, in bytes.
+const maxOutput = 256 << 10
+
+// run starts cmd and collects what it prints; of messages only the first and
+// last part.
+func run(cmd *exec.Cmd) (stdout, stderr []byte, err error) {
+	var out bytes.Buffer
+	var messages headTail
+	cmd.Stdout, cmd.Stderr = &out, &messages
+	err = cmd.Run()
+	return out.Bytes(), messages.bytes(), err
+}
+
+// headTail keeps the beginning and the end of what is written to it.
+type headTail struct{ head, tail []byte }
+
+func (h *headTail) Write(p []byte) (int, error) {
+	n := len(p)
+	if room := maxOutput/2 - len(h.head); room > 0 {
+		take := min(room, len(p))
+		h.head = append(h.head, p[:take]...)
+		p = p[take:]
+	}
+	h.tail = append(h.tail, p...)
+	if over := len(h.tail) - maxOutput/2; over > 0 {
+		h.tail = append(h.tail[:0], h.tail[over:]...)
+	}
+	return n, nil
+}
+
+func (h *headTail) bytes() []byte { return append(h.head, h.tail...) }

@@ -1,0 +1,585 @@
+// Package pipeline walks a plan to its end: every platform is compiled and
+// packed, everything is proved, the images become one index, and the index
+// becomes public.
+//
+// Platforms walk side by side: while one compiles, another is packed and a
+// third is uploaded. Blobs may travel early, since nobody can see them; a
+// manifest is uploaded only when every platform is complete and proved, and
+// tags move only when everything has been read back.
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/anyarch/anyarch/internal/gobuild"
+	"github.com/anyarch/anyarch/internal/image"
+	"github.com/anyarch/anyarch/internal/plan"
+	"github.com/anyarch/anyarch/internal/platform"
+	"github.com/anyarch/anyarch/internal/progress"
+	"github.com/anyarch/anyarch/internal/prove"
+	"github.com/anyarch/anyarch/internal/publish"
+	"github.com/anyarch/anyarch/internal/refusal"
+	"github.com/anyarch/anyarch/internal/store"
+)
+
+// Options are the places that a run works in.
+type Options struct {
+	Cache *store.Store // blobs of everything that is made
+	Memo  *store.Memo  // what was made of what
+	Event progress.Sink
+	// Repository opens what images are pushed to.
+	Repository func(name string) (publish.Repository, error)
+	// DryRun does everything except remote writes and tags.
+	DryRun bool
+}
+
+// Outcome is what a run came to.
+type Outcome struct {
+	Images  []ImageOutcome
+	Elapsed time.Duration
+}
+
+// ImageOutcome is one image of the outcome.
+type ImageOutcome struct {
+	Name      string
+	Packages  []gobuild.Package
+	Index     ocispec.Descriptor
+	Platforms []PlatformOutcome
+	Report    *prove.Report
+	Pushed    []Pushed
+	Written   []Written
+}
+
+// PlatformOutcome is one platform of an image.
+type PlatformOutcome struct {
+	Image    image.Image
+	Binaries []*prove.Binary // programs that this run added, the entrypoint first
+	Compile  time.Duration
+	Cached   bool  // the programs were those of an earlier run
+	Added    int64 // compressed bytes of the layers that this run added
+}
+
+// Pushed is one repository that has the image now.
+type Pushed struct {
+	Repository string
+	Moves      []publish.Move
+	Stats      publish.Stats
+}
+
+// Written is one place on this machine that has the image now.
+type Written struct {
+	Kind plan.OutputKind
+	Path string
+	Tags []string
+}
+
+// run is the state of one Run.
+type run struct {
+	Options
+	plan  *plan.Plan
+	cache *store.Store
+	memo  *store.Memo
+	fails atomic.Bool // some platform has failed: no more uploads
+}
+
+// built is one image for one platform, with what is known of it.
+type built struct {
+	PlatformOutcome
+	err error
+}
+
+// Run does what the plan says. If any platform of any image fails, all that
+// failed is reported and nothing is published.
+func Run(ctx context.Context, p *plan.Plan, o Options) (*Outcome, error) {
+	begin := time.Now()
+	r := &run{Options: o, plan: p, cache: o.Cache, memo: o.Memo}
+	if p.Base != nil && o.Cache == nil {
+		return nil, errors.New("pipeline: no cache")
+	}
+	sessions, err := r.openSessions()
+	if err != nil {
+		return nil, err
+	}
+	results, err := r.build(ctx, sessions)
+	if err != nil {
+		return nil, err
+	}
+	outcome := &Outcome{}
+	for i, target := range p.Images {
+		io, err := r.finish(ctx, target, results[i])
+		if err != nil {
+			return nil, err
+		}
+		outcome.Images = append(outcome.Images, io)
+	}
+	if err := r.publish(ctx, outcome, sessions); err != nil {
+		return nil, err
+	}
+	for i := range outcome.Images {
+		if err := r.write(ctx, p.Images[i], &outcome.Images[i]); err != nil {
+			return nil, err
+		}
+	}
+	outcome.Elapsed = time.Since(begin)
+	return outcome, nil
+}
+
+// openSessions prepares one session per image and repository.
+func (r *run) openSessions() ([][]*publish.Session, error) {
+	sessions := make([][]*publish.Session, len(r.plan.Images))
+	if !r.plan.Pushes() {
+		return sessions, nil
+	}
+	for i, target := range r.plan.Images {
+		for _, d := range target.Destinations {
+			repo, err := r.Repository(d.Repository)
+			if err != nil {
+				return nil, err
+			}
+			sessions[i] = append(sessions[i], publish.NewSession(repo, r.cache, blobs{r}, target.Name, r.Event))
+		}
+	}
+	return sessions, nil
+}
+
+// blobs gives layers: ours from the cache, those of the base fetched when
+// somebody wants them.
+type blobs struct{ r *run }
+
+func (b blobs) Open(ctx context.Context, l image.Layer) (io.ReadCloser, error) {
+	if !b.r.cache.Has(l.Descriptor.Digest) {
+		if err := b.r.plan.Base.Fetch(ctx, l); err != nil {
+			return nil, err
+		}
+	}
+	return b.r.cache.Blob(l.Descriptor.Digest)
+}
+
+// build compiles and packs every platform of every image, and starts uploads
+// of what is finished.
+func (r *run) build(ctx context.Context, sessions [][]*publish.Session) ([][]built, error) {
+	results := make([][]built, len(r.plan.Images))
+	for i := range results {
+		results[i] = make([]built, len(r.plan.Platforms))
+	}
+	// The go command uses all cores where it can; linking can't. Two at once
+	// keep two cores busy, and memory bounded: links are its peak.
+	compiling := make(chan struct{}, max(2, runtime.NumCPU()/2))
+	uploads, uploadCtx := errgroup.WithContext(ctx)
+	uploads.SetLimit(8)
+	var (
+		wg   sync.WaitGroup
+		errs = make([]error, len(r.plan.Platforms))
+	)
+	for j, p := range r.plan.Platforms {
+		wg.Go(func() {
+			errs[j] = r.buildPlatform(ctx, p, compiling, func(i int, b built) {
+				results[i][j] = b
+				if b.Cached || r.fails.Load() || r.DryRun {
+					return // most probably there already: asked for later, by tag
+				}
+				for _, session := range sessions[i] {
+					uploads.Go(func() error {
+						if r.fails.Load() {
+							return nil
+						}
+						return session.Blobs(uploadCtx, b.Image)
+					})
+				}
+			})
+			if errs[j] != nil {
+				r.fails.Store(true)
+			}
+		})
+	}
+	wg.Wait()
+	uploadErr := uploads.Wait()
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	var refused refusal.Collect
+	for _, err := range errs {
+		if err != nil && !refused.Add(err) {
+			return nil, err
+		}
+	}
+	if err := refused.Err(); err != nil {
+		return nil, err
+	}
+	return results, uploadErr
+}
+
+// buildPlatform makes all images for one platform and hands each to done.
+func (r *run) buildPlatform(ctx context.Context, p platform.Platform, compiling chan struct{}, done func(i int, b built)) error {
+	select {
+	case compiling <- struct{}{}:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	var packages []gobuild.Package
+	var flags []gobuild.Flags
+	for _, target := range r.plan.Images {
+		packages = append(packages, target.Packages...)
+		flags = append(flags, target.Flags[p]...)
+	}
+	end := r.Event.Start("", p.String(), progress.Compile, names(packages))
+	begin := time.Now()
+	programs, err := r.plan.Builder.Compile(ctx, packages, flags, p)
+	took := time.Since(begin)
+	<-compiling
+	if err != nil {
+		end(progress.Failed, "does not compile")
+		return err
+	}
+	defer programs.Close()
+	end(progress.Done, names(packages))
+
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(runtime.NumCPU())
+	for i, target := range r.plan.Images {
+		g.Go(func() error {
+			b, err := r.pack(ctx, target, p, programs)
+			if err != nil {
+				return err
+			}
+			b.Compile = took
+			done(i, b)
+			return nil
+		})
+	}
+	return g.Wait()
+}
+
+func names(packages []gobuild.Package) string {
+	if len(packages) > 4 {
+		return fmt.Sprintf("%d programs", len(packages))
+	}
+	var list []string
+	for _, pkg := range packages {
+		list = append(list, pkg.Name)
+	}
+	return strings.Join(list, " ")
+}
+
+// pack makes one image for one platform and checks what went into it.
+func (r *run) pack(ctx context.Context, target plan.Image, p platform.Platform, programs *gobuild.Programs) (built, error) {
+	end := r.Event.Start(r.label(target), p.String(), progress.Pack, "")
+	b, err := r.packImage(ctx, target, p, programs)
+	switch {
+	case err != nil:
+		end(progress.Failed, "")
+	case b.Cached:
+		end(progress.Cached, fmt.Sprintf("%d bytes", b.Added))
+	default:
+		end(progress.Done, fmt.Sprintf("%d bytes", b.Added))
+	}
+	return b, err
+}
+
+// label names an image in events, where there are several.
+func (r *run) label(target plan.Image) string {
+	if len(r.plan.Images) == 1 {
+		return ""
+	}
+	return target.Name
+}
+
+func (r *run) packImage(ctx context.Context, target plan.Image, p platform.Platform, programs *gobuild.Programs) (built, error) {
+	var b built
+	under := r.plan.BaseImages[p]
+	layers := slices.Clone(under.Layers)
+	if len(target.Files) > 0 {
+		l, extra, err := r.packFiles(ctx, target.Files, p)
+		if err != nil {
+			return b, err
+		}
+		b.Binaries = extra
+		b.Added += l.Descriptor.Size
+		layers = append(layers, r.history(l, "files"))
+	}
+	var paths []string
+	for _, pkg := range target.Packages {
+		paths = append(paths, programs.Path(pkg))
+	}
+	l, binaries, cached, err := r.packPrograms(ctx, target, p, paths)
+	if err != nil {
+		return b, err
+	}
+	b.Cached = cached
+	b.Added += l.Descriptor.Size
+	b.Binaries = append(binaries, b.Binaries...)
+	var importPaths []string
+	for _, pkg := range target.Packages {
+		importPaths = append(importPaths, pkg.ImportPath)
+	}
+	layers = append(layers, r.history(l, "go build "+strings.Join(importPaths, " ")))
+	config := target.Configs[p]
+	b.Image, err = image.Assemble(r.cache, image.Recipe{
+		Platform: imagePlatform(p, under.Platform), Config: config, Layers: layers,
+		Annotations: target.Annotations, MediaTypes: r.plan.MediaTypes,
+	})
+	return b, err
+}
+
+// imagePlatform is what config and index say: the platform that was asked for,
+// on the build of Windows that its base is for.
+func imagePlatform(asked, found platform.Platform) platform.Platform {
+	if asked.OS == "windows" {
+		asked.OSVersion = found.OSVersion
+	}
+	return asked
+}
+
+func (r *run) history(l image.Layer, what string) image.Layer {
+	created := r.plan.LayerTime
+	l.History = ocispec.History{Created: &created, CreatedBy: "anyarch: " + what}
+	return l
+}
+
+// finish proves one image on all its platforms and writes its index.
+func (r *run) finish(ctx context.Context, target plan.Image, results []built) (ImageOutcome, error) {
+	o := ImageOutcome{Name: target.Name, Packages: target.Packages}
+	var images []image.Image
+	for _, b := range results {
+		images = append(images, b.Image)
+		o.Platforms = append(o.Platforms, b.PlatformOutcome)
+	}
+	index, err := image.WriteIndex(r.cache, images, target.Annotations, r.plan.MediaTypes)
+	if err != nil {
+		return o, err
+	}
+	o.Index = index
+	end := r.Event.Start(r.label(target), "", progress.Verify, "")
+	o.Report, err = r.prove(ctx, o)
+	if err != nil {
+		end(progress.Failed, "")
+		return o, err
+	}
+	if err := refuseFindings(o.Report.Findings); err != nil {
+		end(progress.Failed, "")
+		return o, err
+	}
+	end(progress.Done, fmt.Sprintf("%d platforms", len(images)))
+	return o, nil
+}
+
+// prove compares index, configs and binaries. What this run added has been
+// read while it was packed; layers are read again only if a program needs
+// others of the image, or if its user wants all of them read.
+func (r *run) prove(ctx context.Context, o ImageOutcome) (*prove.Report, error) {
+	depth := prove.DepthConfig
+	if r.plan.Verify == prove.DepthAll || r.plan.Verify == prove.DepthEntrypoint {
+		depth = r.plan.Verify
+	}
+	var added []prove.Finding
+	byPlatform := map[platform.Platform][]*prove.Binary{}
+	for _, p := range o.Platforms {
+		for _, b := range p.Binaries {
+			added = append(added, prove.CheckBinary(b, p.Image.Platform, b.Path)...)
+			if !b.Static && b.Format == prove.FormatELF {
+				depth = prove.DepthAll
+			}
+		}
+		byPlatform[p.Image.Platform] = p.Binaries
+	}
+	added = append(added, prove.CheckShared(byPlatform)...)
+	report, err := prove.Verify(ctx, source{image.Layout{Store: r.cache}, blobs{r}, o}, o.Index, prove.Options{
+		Depth: depth, Require: r.plan.Platforms, Progress: r.Event, Cache: r.memo,
+	})
+	if err != nil {
+		return nil, err
+	}
+	for _, f := range added {
+		if !slices.ContainsFunc(report.Findings, func(g prove.Finding) bool { return g.Rule == f.Rule && g.Platform == f.Platform && g.Path == f.Path }) {
+			report.Findings = append(report.Findings, f)
+		}
+	}
+	return report, nil
+}
+
+// source is the cache, with layers of the base fetched when they are read.
+type source struct {
+	image.Layout
+	blobs blobs
+	image ImageOutcome
+}
+
+func (s source) Fetch(ctx context.Context, d ocispec.Descriptor) (io.ReadCloser, error) {
+	for _, p := range s.image.Platforms {
+		for _, l := range p.Image.Layers {
+			if l.Descriptor.Digest == d.Digest {
+				r, err := s.blobs.Open(ctx, l)
+				if err != nil {
+					return nil, err
+				}
+				return image.Verified(r, d), nil
+			}
+		}
+	}
+	return s.Layout.Fetch(ctx, d)
+}
+
+// refuseFindings turns errors among findings into refusals, so that nothing is
+// published.
+func refuseFindings(findings []prove.Finding) error {
+	var refused refusal.Collect
+	for _, f := range findings {
+		if f.Severity == prove.Error {
+			refused.Add(&refusal.Error{
+				Code: f.Rule, Kind: refusal.Findings, Platform: f.Platform, Place: f.Path, Summary: f.Summary, Seen: f.Seen, Fix: f.Fix,
+			})
+		}
+	}
+	return refused.Err()
+}
+
+// publish uploads what isn't there yet and moves tags, over all images and
+// repositories: tags only when everything else is done.
+func (r *run) publish(ctx context.Context, outcome *Outcome, sessions [][]*publish.Session) error {
+	var (
+		plans []publish.TagPlan
+		mu    sync.Mutex // guards plans
+	)
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(8)
+	type slot struct{ i, k int }
+	order := map[*publish.Session]slot{}
+	for i := range outcome.Images {
+		o := &outcome.Images[i]
+		o.Pushed = make([]Pushed, len(sessions[i]))
+		for k, session := range sessions[i] {
+			order[session] = slot{i, k}
+			tags := r.plan.Images[i].Destinations[k].Tags
+			o.Pushed[k].Repository = session.Repository().Name()
+			g.Go(func() error {
+				moves, err := session.PlanTags(gctx, tags, o.Index, r.plan.Latest)
+				if err != nil {
+					return err
+				}
+				mu.Lock()
+				plans = append(plans, publish.TagPlan{Session: session, Index: o.Index, Moves: moves})
+				mu.Unlock()
+				if r.DryRun || !slices.ContainsFunc(moves, func(m publish.Move) bool { return !m.Unchanged() }) {
+					return nil // every tag names this very index
+				}
+				return r.upload(gctx, session, o)
+			})
+		}
+	}
+	if err := g.Wait(); err != nil {
+		return causeOf(ctx, err)
+	}
+	slices.SortFunc(plans, func(a, b publish.TagPlan) int {
+		x, y := order[a.Session], order[b.Session]
+		return (x.i-y.i)*1000 + x.k - y.k
+	})
+	for _, p := range plans {
+		for _, m := range p.Moves {
+			if m.Kept {
+				r.Event.Warn(outcome.Images[order[p.Session].i].Name, "", fmt.Sprintf("PA410 %s:%s stays: %s (use --latest always)", p.Session.Repository().Name(), m.Tag, m.Reason))
+			}
+		}
+	}
+	if !r.DryRun {
+		if err := publish.MoveTags(ctx, plans); err != nil {
+			return err
+		}
+	}
+	for _, p := range plans {
+		at := order[p.Session]
+		pushed := &outcome.Images[at.i].Pushed[at.k]
+		pushed.Moves, pushed.Stats = p.Moves, p.Session.Stats()
+	}
+	return nil
+}
+
+// causeOf prefers the reason for which a run was cancelled.
+func causeOf(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return err
+}
+
+func (r *run) upload(ctx context.Context, session *publish.Session, o *ImageOutcome) error {
+	var images []image.Image
+	for _, p := range o.Platforms {
+		images = append(images, p.Image)
+	}
+	there, err := session.Has(ctx, o.Index, images)
+	if err != nil {
+		return err
+	}
+	if there {
+		return nil
+	}
+	g, gctx := errgroup.WithContext(ctx)
+	for _, img := range images {
+		g.Go(func() error {
+			end := r.Event.Start(o.Name, img.Platform.String(), progress.Push, session.Repository().Name())
+			if err := session.Blobs(gctx, img); err != nil {
+				end(progress.Failed, session.Repository().Name())
+				return err
+			}
+			end(progress.Done, session.Repository().Name())
+			return nil
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	end := r.Event.Start(o.Name, "", progress.Index, "")
+	if err := session.Manifests(ctx, o.Index, images); err != nil {
+		end(progress.Failed, "")
+		return err
+	}
+	end(progress.Done, session.Repository().Name()+"@"+o.Index.Digest.String())
+	return nil
+}
+
+// write puts an image to the places on this machine that were asked for.
+func (r *run) write(ctx context.Context, target plan.Image, o *ImageOutcome) error {
+	multi := image.Multi{Index: o.Index, Store: r.cache, Open: blobs{r}.Open}
+	for _, p := range o.Platforms {
+		multi.Images = append(multi.Images, p.Image)
+	}
+	tags, full := target.LocalTags()
+	for _, out := range r.plan.Outputs {
+		w := Written{Kind: out.Kind, Path: out.Path, Tags: tags}
+		var err error
+		switch out.Kind {
+		case plan.ToRegistry:
+			continue
+		case plan.ToLayout:
+			if out.PerImage {
+				w.Path = filepath.Join(out.Path, filepath.FromSlash(target.Name))
+			}
+			var dst *store.Store
+			if dst, err = store.Create(w.Path); err == nil {
+				err = multi.WriteLayout(ctx, dst, tags)
+			}
+		case plan.ToArchive:
+			err = multi.WriteArchive(ctx, w.Path, tags)
+		case plan.ToDockerArchive:
+			err = multi.WriteDockerArchive(ctx, w.Path, full)
+		}
+		if err != nil {
+			return fmt.Errorf("write %s: %w", w.Path, err)
+		}
+		o.Written = append(o.Written, w)
+	}
+	return nil
+}

@@ -1,0 +1,85 @@
+package store
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"os"
+	"path/filepath"
+	"time"
+)
+
+// Memo remembers small results under keys that say all they depend on. It is a
+// cache: what can't be read isn't there, and what can't be written is
+// forgotten. It may be shared by goroutines and processes.
+type Memo struct{ dir string }
+
+// NewMemo keeps results in dir.
+func NewMemo(dir string) *Memo { return &Memo{dir: dir} }
+
+func (m *Memo) path(key string) string {
+	sum := sha256.Sum256([]byte(key))
+	name := hex.EncodeToString(sum[:])
+	return filepath.Join(m.dir, name[:2], name[2:])
+}
+
+// Get gives what was put under key.
+func (m *Memo) Get(key string) ([]byte, bool) {
+	path := m.path(key)
+	data, err := os.ReadFile(path)
+	if err != nil || len(data) < sha256.Size {
+		return nil, false
+	}
+	// A file that a crash has cut short or emptied counts as absent.
+	data, sum := data[sha256.Size:], data[:sha256.Size]
+	if got := sha256.Sum256(data); string(got[:]) != string(sum) {
+		return nil, false
+	}
+	now := time.Now()
+	_ = os.Chtimes(path, now, now) // for trimming
+	return data, true
+}
+
+// Put remembers data under key.
+func (m *Memo) Put(key string, data []byte) {
+	path := m.path(key)
+	if os.MkdirAll(filepath.Dir(path), 0o755) != nil {
+		return
+	}
+	f, err := os.CreateTemp(filepath.Dir(path), "new-")
+	if err != nil {
+		return
+	}
+	defer os.Remove(f.Name()) // fails once renamed, as it should
+	sum := sha256.Sum256(data)
+	_, err = f.Write(append(sum[:], data...))
+	if closeErr := f.Close(); err != nil || closeErr != nil {
+		return
+	}
+	_ = os.Rename(f.Name(), path)
+}
+
+// Trim removes what hasn't been used since before, in all caches below dir:
+// blobs, results and compiled programs. It gives the number of bytes freed.
+func Trim(dir string, before time.Time) (freed int64, err error) {
+	err = filepath.WalkDir(dir, func(path string, entry os.DirEntry, err error) error {
+		if err != nil {
+			return nil // vanished, or not ours to read
+		}
+		if entry.IsDir() {
+			return nil
+		}
+		switch filepath.Base(path) {
+		case "oci-layout", "index.json", lockFile:
+			return nil
+		}
+		info, err := entry.Info()
+		if err != nil || !info.ModTime().Before(before) {
+			return nil
+		}
+		if os.Remove(path) == nil {
+			freed += info.Size()
+		}
+		return nil
+	})
+	return freed, err
+}
