@@ -403,3 +403,6 @@ func (t *turns) take(ctx context.Context, key string) (done func(), err error) {
 		}
 	}
 }
+
+// BuiltIn reports whether the base is one of this program's own.
+func (b *Base) BuiltIn() bool { return b.src == nil }

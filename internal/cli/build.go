@@ -142,13 +142,12 @@ func (a *app) build(ctx context.Context, b *buildFlags, targets []string, printR
 	if err != nil {
 		return nil, err
 	}
-	revision := a.newRevision()
+	bases := base.New(base.Options{Store: blobs, Open: a.openReference, Compression: layer.Compression(req.Compression), Progress: event})
+	revision := a.newRevision(ctx, plan.SourceDir(req), event)
 	maker := plan.Maker{
 		Toolchain: toolchain, CacheDir: filepath.Join(cacheDir, "go"), Getenv: a.Getenv,
-		Bases:  base.New(base.Options{Store: blobs, Open: a.openReference, Compression: layer.Compression(req.Compression), Progress: event}),
-		Expand: revision.expand, Source: revision.source,
+		Bases: bases, Expand: revision.expand, Source: revision.source,
 	}
-	revision.dir = req.Dir
 	end := event.Start("", "", progress.Resolve, strings.Join(req.Targets, " "))
 	p, err := maker.Make(ctx, req)
 	if err != nil {
@@ -157,7 +156,7 @@ func (a *app) build(ctx context.Context, b *buildFlags, targets []string, printR
 	}
 	end(progress.Done, fmt.Sprintf("%s for %d platforms", strings.Join(req.Targets, " "), len(p.Platforms)))
 	outcome, err := pipeline.Run(ctx, p, pipeline.Options{
-		Cache: blobs, Memo: memo, Event: event, DryRun: b.dryRun,
+		Cache: blobs, Memo: memo, Event: event, DryRun: b.dryRun, Layers: bases.Open,
 		Repository: func(name string) (publish.Repository, error) {
 			client, err := a.registryClient()
 			if err != nil {

@@ -197,4 +197,3 @@ func (a *app) logoutCommand() *cobra.Command {
 		},
 	}
 }
-

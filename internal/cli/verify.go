@@ -3,6 +3,7 @@ package cli
 import (
 	"encoding/json"
 	"fmt"
+	"strings"
 	"time"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -164,7 +165,7 @@ func (a *app) view(r *prove.Report) ui.ImageView {
 	}
 	for _, p := range r.Platforms {
 		row := ui.PlatformView{
-			Platform: p.Platform, Digest: p.Digest.String(), Size: p.Compressed, Layers: len(p.Layers),
+			Platform: p.Name, Digest: p.Digest.String(), Size: p.Compressed, Layers: len(p.Layers),
 			Entrypoint: joinWords(p.Entrypoint), User: p.User,
 		}
 		if b := p.EntrypointBinary; b != nil {
@@ -179,7 +180,7 @@ func (a *app) view(r *prove.Report) ui.ImageView {
 		}
 	}
 	for _, d := range r.Attestations {
-		v.Attestations = append(v.Attestations, d.String())
+		v.Attestations = append(v.Attestations, strings.TrimSpace(d.Type+" "+ui.ShortDigest(d.Digest.String())))
 	}
 	return v
 }

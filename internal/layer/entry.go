@@ -233,6 +233,9 @@ func (p *planner) parents() error {
 				}
 				break // its own parents are added for itself
 			}
+			if p.OmitParents {
+				continue
+			}
 			parent := Entry{Name: dir, Type: Dir, Mode: 0o755}
 			if p.Parent != nil {
 				if known, ok := p.Parent(dir); ok {

@@ -123,6 +123,10 @@ type Options struct {
 	// and group 0. An entry replaces the attributes that the directory has in
 	// the layers below, so say here what they are, such as 1777 for tmp.
 	Parent func(name string) (Entry, bool)
+	// OmitParents leaves directories out that no entry names. Extractors make
+	// what is missing and keep what is there, also where it is a link: right
+	// for a layer over a base whose tree isn't known.
+	OmitParents bool
 }
 
 // Write makes a layer of entries and stores it. Digest, size and diff ID are

@@ -473,9 +473,9 @@ func TestMemoryDoesNotGrowWithFiles(t *testing.T) {
 		return after.TotalAlloc - before.TotalAlloc
 	}
 	for _, compression := range []Compression{Gzip, Zstd} {
-		small, large := allocated(16<<20, compression), allocated(128<<20, compression)
+		small, large := allocated(4<<20, compression), allocated(48<<20, compression)
 		if large > small+4<<20 {
-			t.Errorf("%s: %d bytes for a file of 16 MiB, %d for one of 128 MiB", compression, small, large)
+			t.Errorf("%s: %d bytes for a file of 4 MiB, %d for one of 48 MiB", compression, small, large)
 		}
 	}
 }

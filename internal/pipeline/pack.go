@@ -23,6 +23,10 @@ import (
 	"github.com/anyarch/anyarch/internal/refusal"
 )
 
+// factsVersion rises when more is read from programs, so that what was
+// remembered before is read again.
+const factsVersion = 1
+
 // packed is what the memo remembers of a layer with programs.
 type packed struct {
 	Descriptor ocispec.Descriptor `json:"descriptor"`
@@ -120,7 +124,7 @@ func (r *run) layerKey(kind string, p platform.Platform, files []programFile) st
 
 func (r *run) key(kind string, p platform.Platform, content any) string {
 	o := r.layerOptions(p)
-	data, err := json.Marshal([]any{"layer", layer.Compat, prove.ScannerVersion, kind, o.Compression, o.ModTime.Unix(), o.Windows, o.OmitParents, content})
+	data, err := json.Marshal([]any{"layer", layer.Compat, factsVersion, kind, o.Compression, o.ModTime.Unix(), o.Windows, o.OmitParents, content})
 	if err != nil {
 		panic(err) // only strings and numbers
 	}
@@ -131,8 +135,8 @@ func (r *run) layerOptions(p platform.Platform) layer.Options {
 	return layer.Options{
 		Compression: r.plan.Compression, ModTime: r.plan.LayerTime, Windows: p.OS == "windows",
 		// What a directory of a foreign base is like, or whether it is a link,
-		// isn't known without pulling it; extractors make what is missing.
-		OmitParents: !r.plan.Base.BuiltIn(),
+		// isn't known without pulling it.
+		OmitParents: !r.plan.Base.BuiltIn(), Parent: r.plan.BaseImages[p].Parent,
 	}
 }
 

@@ -21,6 +21,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
 
@@ -42,6 +43,8 @@ type Options struct {
 	Event progress.Sink
 	// Repository opens what images are pushed to.
 	Repository func(name string) (publish.Repository, error)
+	// Layers opens a layer of the base, fetching it if it isn't here.
+	Layers func(ctx context.Context, l image.Layer) (io.ReadCloser, error)
 	// DryRun does everything except remote writes and tags.
 	DryRun bool
 }
@@ -160,12 +163,10 @@ func (r *run) openSessions() ([][]*publish.Session, error) {
 type blobs struct{ r *run }
 
 func (b blobs) Open(ctx context.Context, l image.Layer) (io.ReadCloser, error) {
-	if !b.r.cache.Has(l.Descriptor.Digest) {
-		if err := b.r.plan.Base.Fetch(ctx, l); err != nil {
-			return nil, err
-		}
+	if f, err := b.r.cache.Blob(l.Descriptor.Digest); err == nil {
+		return f, nil
 	}
-	return b.r.cache.Blob(l.Descriptor.Digest)
+	return b.r.Layers(ctx, l)
 }
 
 // build compiles and packs every platform of every image, and starts uploads
@@ -380,30 +381,36 @@ func (r *run) finish(ctx context.Context, target plan.Image, results []built) (I
 // read while it was packed; layers are read again only if a program needs
 // others of the image, or if its user wants all of them read.
 func (r *run) prove(ctx context.Context, o ImageOutcome) (*prove.Report, error) {
-	depth := prove.DepthConfig
-	if r.plan.Verify == prove.DepthAll || r.plan.Verify == prove.DepthEntrypoint {
-		depth = r.plan.Verify
-	}
+	depth := r.plan.Verify
 	var added []prove.Finding
-	byPlatform := map[platform.Platform][]*prove.Binary{}
+	ours := map[digest.Digest]platform.Platform{}
 	for _, p := range o.Platforms {
+		on := p.Image.Platform
 		for _, b := range p.Binaries {
-			added = append(added, prove.CheckBinary(b, p.Image.Platform, b.Path)...)
-			if !b.Static && b.Format == prove.FormatELF {
-				depth = prove.DepthAll
+			added = append(added, prove.CheckBinary(b, on, b.Path)...)
+			if !b.Static && b.Format == prove.ELF {
+				depth = prove.DepthAll // its interpreter and libraries are in the base
 			}
 		}
-		byPlatform[p.Image.Platform] = p.Binaries
+		programs := p.Image.Layers[len(p.Image.Layers)-1].Descriptor.Digest
+		if other, taken := ours[programs]; taken && (other.OS != on.OS || other.Architecture != on.Architecture || other.Variant != on.Variant) {
+			added = append(added, prove.Finding{
+				Rule: prove.RuleShared, Severity: prove.Error, Platform: on.String(), Digest: p.Image.Manifest.Digest, Layer: programs,
+				Summary: fmt.Sprintf("the programs are byte for byte those of %s", other),
+				Fix:     []string{"anyarch cache prune --older-than 0s"},
+			})
+		}
+		ours[programs] = on
 	}
-	added = append(added, prove.CheckShared(byPlatform)...)
 	report, err := prove.Verify(ctx, source{image.Layout{Store: r.cache}, blobs{r}, o}, o.Index, prove.Options{
 		Depth: depth, Require: r.plan.Platforms, Progress: r.Event, Cache: r.memo,
+		Own: func(layer digest.Digest) bool { _, own := ours[layer]; return own },
 	})
 	if err != nil {
 		return nil, err
 	}
 	for _, f := range added {
-		if !slices.ContainsFunc(report.Findings, func(g prove.Finding) bool { return g.Rule == f.Rule && g.Platform == f.Platform && g.Path == f.Path }) {
+		if !slices.ContainsFunc(report.Findings, func(g prove.Finding) bool { return g.Rule == f.Rule && g.Platform == f.Platform }) {
 			report.Findings = append(report.Findings, f)
 		}
 	}

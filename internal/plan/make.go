@@ -50,8 +50,8 @@ type Maker struct {
 	Getenv    func(string) string
 	// Expand executes a template; place says where it stands, for refusals.
 	Expand func(place, text string, v Vars) (string, error)
-	// Source reads the revision of the sources in dir.
-	Source func(ctx context.Context, dir string) (Source, error)
+	// Source reads the revision of the sources; see SourceDir.
+	Source func(ctx context.Context) (Source, error)
 }
 
 // defaultPath is the PATH of images whose base sets none.
@@ -81,9 +81,8 @@ func (m *Maker) Make(ctx context.Context, req Request) (*Plan, error) {
 	if p.Compression, err = layer.ParseCompression(req.Compression); err != nil {
 		refused.Add(err)
 	}
-	if p.Verify, err = prove.ParseDepth(req.Verify); err != nil {
-		refused.Add(err)
-	}
+	p.Verify, err = verifyDepth(req)
+	refused.Add(err)
 	refused.Add(m.mediaTypes(p, req))
 	refused.Add(m.outputs(p, req))
 	if p.LayerTime, err = sourceDateEpoch(m.Getenv); err != nil {
@@ -124,7 +123,7 @@ func (m *Maker) Make(ctx context.Context, req Request) (*Plan, error) {
 		return nil
 	})
 	g.Go(func() (err error) {
-		source, err = m.Source(gctx, sourceDir(req))
+		source, err = m.Source(gctx)
 		return err
 	})
 	if err := g.Wait(); err != nil {
@@ -146,8 +145,22 @@ func (m *Maker) Make(ctx context.Context, req Request) (*Plan, error) {
 	return p, nil
 }
 
-// sourceDir is a directory in the sources' repository.
-func sourceDir(req Request) string {
+// verifyDepth is how deep an image is looked into before it is published. What
+// a run adds is proved in any case, while it is packed; layers are read once
+// more only where the base matters too: for an entrypoint that isn't ours, and
+// on scratch, where nothing else can provide what a program needs.
+func verifyDepth(req Request) (prove.Depth, error) {
+	switch {
+	case req.Verify != "":
+		return prove.ParseDepth(req.Verify)
+	case req.Base == base.Scratch || len(req.Image.Entrypoint) > 0:
+		return prove.DepthEntrypoint, nil
+	}
+	return prove.DepthConfig, nil
+}
+
+// SourceDir is a directory in the sources' repository.
+func SourceDir(req Request) string {
 	for _, target := range req.Targets {
 		dir := strings.TrimSuffix(target, "/...")
 		if !path.IsAbs(dir) {
@@ -507,7 +520,9 @@ func standardAnnotations(p *Plan, target Image, created time.Time, source Source
 	}
 	set(ocispec.AnnotationVersion, version)
 	if p.Base != nil && !p.Base.BuiltIn() && p.Base.Repository != "" {
-		set(ocispec.AnnotationBaseImageName, p.Base.Reference())
+		if ref, err := registry.ParseReference(p.Base.Name); err == nil {
+			set(ocispec.AnnotationBaseImageName, ref.String())
+		}
 		set(ocispec.AnnotationBaseImageDigest, p.Base.Digest.String())
 	}
 	return a

@@ -6,9 +6,13 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/anyarch/anyarch/internal/image"
 	"github.com/anyarch/anyarch/internal/platform"
@@ -40,6 +44,9 @@ type child struct {
 	ownEntrypoint bool
 	findings      []Finding
 	report        PlatformReport
+
+	mu             sync.Mutex // guards read and reported
+	read, reported int64      // bytes
 }
 
 // config is what is used of an image's config (image-spec v1.1.1, config.md).
@@ -110,7 +117,6 @@ func (c *child) proof() string {
 // readConfig reads manifest and config and compares the config with the index.
 func (c *child) readConfig(ctx context.Context) error {
 	d := c.descriptor
-	c.report = PlatformReport{Digest: d.Digest, MediaType: d.MediaType}
 	defer c.name()
 	if err := readJSON(ctx, c.src, d, "manifest", c.listed, &c.manifest); err != nil {
 		return c.keep(err, "")
@@ -119,7 +125,7 @@ func (c *child) readConfig(ctx context.Context) error {
 	if err := m.check(d, "manifest"); err != nil {
 		return c.keep(err, "")
 	}
-	if !image.IsConfig(m.Config.MediaType) {
+	if !isConfig(m.Config.MediaType) {
 		c.artifact = m.ArtifactType
 		if c.artifact == "" {
 			c.artifact = m.Config.MediaType
@@ -224,6 +230,11 @@ func (c *child) sharedSeverity() Severity {
 	return Warning
 }
 
+// isConfig reports whether a config of this media type is that of an image.
+func isConfig(mediaType string) bool {
+	return mediaType == ocispec.MediaTypeImageConfig || mediaType == image.DockerConfig
+}
+
 // isLayer reports whether a layer of this media type is a tar of files.
 func isLayer(mediaType string) bool {
 	for _, prefix := range []string{
@@ -269,35 +280,74 @@ func (c *child) readContents(ctx context.Context) error {
 // readLayers reads the layers from index from up to index to, bottom first.
 func (c *child) readLayers(ctx context.Context, from, to int) error {
 	results := make([]*layerScan, to-from)
-	done := make(chan struct{})
-	var read int64
-	moving := make(chan int64)
-	// Layers move at once; events of one platform shall not.
-	go func() {
-		defer close(done)
-		var reported int64
-		for n := range moving {
-			if read += n; read-reported >= 4<<20 {
-				reported = read
-				c.Progress(progress.Event{Image: c.Reference, Platform: c.platform.String(), Step: progress.Verify, State: progress.Advanced, Current: read, Total: c.report.Compressed})
-			}
-		}
-	}()
-	run := newGroup(len(results))
+	var g errgroup.Group
 	for i := range results {
-		d := c.manifest.Layers[from+i]
-		if !isLayer(d.MediaType) {
-			continue
+		if d := c.manifest.Layers[from+i]; isLayer(d.MediaType) {
+			g.Go(func() error {
+				results[i] = c.layers.get(ctx, d, c.advance)
+				return nil
+			})
 		}
-		run(func() { results[i] = c.layers.get(ctx, d, func(n int64) { moving <- n }) })
 	}
-	run(nil)
-	close(moving)
-	<-done
+	_ = g.Wait() // the errors are in the results
 	for i, result := range results {
 		if err := c.takeLayer(from+i, result); err != nil {
 			return err
 		}
 	}
+	return nil
+}
+
+// advance reports bytes of layers that were read for this platform, a few times
+// a second at most.
+func (c *child) advance(n int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.read += n; c.read-c.reported < 4<<20 {
+		return
+	}
+	c.reported = c.read
+	c.Progress(progress.Event{
+		Time: time.Now(), Image: c.Reference, Platform: c.platform.String(), Step: progress.Verify, State: progress.Advanced,
+		Current: c.read, Total: c.report.Compressed,
+	})
+}
+
+// takeLayer puts what a layer holds into the tree, if its bytes are the right
+// ones.
+func (c *child) takeLayer(i int, s *layerScan) error {
+	d := c.manifest.Layers[i]
+	if s == nil {
+		return c.keep(&defect{RuleUnreadable, "a layer isn't a tar of files, or is encrypted", []string{fmt.Sprintf("%s is %.100q", d.Digest, d.MediaType)}}, d.Digest)
+	}
+	var known *defect
+	if errors.As(s.err, &known) && known.rule == RuleMissing && len(d.URLs) > 0 {
+		f := c.finding(RuleUnreadable, Warning, "a layer is kept elsewhere and wasn't read")
+		f.Layer, f.Seen = d.Digest, []string{fmt.Sprintf("%.200s", d.URLs[0])}
+		c.add(f)
+		return nil
+	}
+	if s.err != nil {
+		return c.keep(s.err, d.Digest)
+	}
+	if n := len(s.scan.Problems); n > 0 {
+		f := c.finding(RuleUnreadable, Error, "a layer has entries that container runtimes refuse")
+		f.Layer, f.Seen = d.Digest, s.scan.Problems
+		c.add(f)
+	}
+	if want := c.config.RootFS.DiffIDs[i]; want != s.scan.DiffID {
+		f := c.finding(RuleIntegrity, Error, "a layer unpacks to something else than the config says", fixFor(RuleIntegrity)...)
+		f.Layer = d.Digest
+		f.Seen = []string{fmt.Sprintf("diff_ids[%d] is %.100s", i, want), "the layer unpacks to " + s.scan.DiffID.String()}
+		c.add(f)
+	}
+	root := s.scan.Root
+	if c.platform.OS == "windows" {
+		if root = root.child("Files", true); root == nil {
+			root = &node{Kind: kindDir}
+		}
+	}
+	c.tree.layers[len(c.tree.layers)-1-i].root = root
+	c.report.Layers[i].Read, c.report.Layers[i].Cached = true, s.cached
 	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 
@@ -100,10 +101,11 @@ func (w *walker) visit(ctx context.Context, d ocispec.Descriptor, level int, lis
 		if err := checkDescriptor(d, "manifest"); err != nil {
 			return err
 		}
-		w.children = append(w.children, &child{
-			verifier: w.verifier, descriptor: d, listed: listed, order: len(w.children),
-			platform: platform.FromOCI(d.Platform), own: d.Platform != nil,
-		})
+		c := &child{verifier: w.verifier, descriptor: d, listed: listed, order: len(w.children), platform: platform.FromOCI(d.Platform)}
+		c.own = listed && !c.platform.IsZero()
+		c.report = PlatformReport{Digest: d.Digest, MediaType: d.MediaType}
+		c.name()
+		w.children = append(w.children, c)
 		return nil
 	}
 	if listed {
@@ -166,6 +168,29 @@ func (w *walker) attest(d ocispec.Descriptor, kind string) {
 		Digest: d.Digest, MediaType: d.MediaType, Type: kind,
 		Subject: digest.Digest(d.Annotations[annotationSubject]),
 	})
+}
+
+// attestations finds attestations that are gone. Their content is nobody's
+// platform, so that is a warning.
+func (w *walker) attestations(ctx context.Context) error {
+	for _, a := range w.report.Attestations {
+		d := ocispec.Descriptor{MediaType: a.MediaType, Digest: a.Digest}
+		err := checkDescriptor(d, "attestation")
+		if err == nil {
+			var r io.ReadCloser
+			if r, err = w.src.Fetch(ctx, d); err == nil {
+				r.Close()
+				continue
+			}
+			err = classify(err, d, "attestation")
+		}
+		var known *defect
+		if !errors.As(err, &known) {
+			return err
+		}
+		w.add(Finding{Rule: known.rule, Severity: Warning, Digest: a.Digest, Summary: known.summary, Seen: known.seen, Fix: fixFor(known.rule)})
+	}
+	return nil
 }
 
 // sortOut turns children that are no images into attestations, and compares the

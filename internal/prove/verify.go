@@ -124,6 +124,11 @@ func Verify(ctx context.Context, src image.Source, d ocispec.Descriptor, opts Op
 	if err := v.configs(ctx, w.children); err != nil {
 		return nil, err
 	}
+	if depth != DepthIndex {
+		if err := w.attestations(ctx); err != nil {
+			return nil, err
+		}
+	}
 	w.sortOut()
 	if depth == DepthEntrypoint || depth == DepthAll {
 		if err := v.contents(ctx, w.children); err != nil {

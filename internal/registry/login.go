@@ -35,7 +35,7 @@ func (c *Client) Login(ctx context.Context, server, user, secret string) error {
 	}
 	cred := credential{auth: auth, place: "the command line"}
 	c.keychain.hide(cred)
-	if err := c.host(name, false).check(ctx, cred); err != nil {
+	if err := c.host(name, c.routes.tables[name].Insecure).check(ctx, cred); err != nil {
 		return err
 	}
 	file, err := c.dockerConfig()

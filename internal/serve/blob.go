@@ -8,7 +8,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
-	"github.com/anyarch/anyarch/internal/store"
+	"github.com/anyarch/anyarch/internal/progress"
 )
 
 // getBlob gives a blob or a part of it (distribution-spec v1.1.1, "Pulling
@@ -84,7 +84,7 @@ func (s *Server) deleteBlob(w http.ResponseWriter, r *http.Request, to route) er
 	if err != nil {
 		return err
 	}
-	s.log.Note(repo.name, "", progressStep, "deleted blob "+d.String())
+	s.log.Note(repo.name, "", progress.Serve, "deleted blob "+d.String())
 	w.WriteHeader(http.StatusAccepted)
 	return nil
 }
@@ -131,5 +131,3 @@ func (s *Server) mount(r *http.Request, name string, d digest.Digest, from strin
 	}
 	return false, nil
 }
-
-var _ = store.ErrNotFound

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/http"
 	"strconv"
 
@@ -39,6 +40,15 @@ type problem struct {
 }
 
 func (p *problem) Error() string { return p.code + ": " + p.message }
+
+// isProblem reports whether an error is an answer with a certain code.
+func isProblem(err error, code string) bool {
+	p, ok := errors.AsType[*problem](err)
+	return ok && p.code == code
+}
+
+// isAbsent reports whether a file wasn't there.
+func isAbsent(err error) bool { return errors.Is(err, fs.ErrNotExist) }
 
 func nameInvalid(name string) *problem {
 	return &problem{http.StatusBadRequest, codeNameInvalid, fmt.Sprintf("%.300q can't be the name of a repository", name), nil}

@@ -1,16 +1,15 @@
 package serve
 
 import (
-	"context"
 	"fmt"
 	"io"
 	"net/http"
-	"slices"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/anyarch/anyarch/internal/progress"
 	"github.com/anyarch/anyarch/internal/store"
 )
 
@@ -116,7 +115,7 @@ func (s *Server) putManifest(w http.ResponseWriter, r *http.Request, to route) e
 		h.Add("OCI-Tag", tag)
 	}
 	w.WriteHeader(http.StatusCreated)
-	s.log.Note(repo.name, "", progressStep, "pushed "+strings.Join(append(p.tags, d.String()), " "))
+	s.log.Note(repo.name, "", progress.Serve, "pushed "+strings.Join(append(p.tags, d.String()), " "))
 	return nil
 }
 
@@ -160,7 +159,7 @@ func (s *Server) commit(r *http.Request, repo *repository, p push) error {
 		if v.holds(p) {
 			return errUnchanged
 		}
-		p.list(index)
+		p.enter(index)
 		return nil
 	})
 }
@@ -202,31 +201,100 @@ func (r *repository) complete(m *document) error {
 	}
 }
 
-// holds reports whether a push would change nothing.
-func (v *view) holds(p push) bool {
-	for _, tag := range p.tags {
-		if v.tags[tag] != nil2(p.d) {
-			return false
+// precondition checks If-Match and If-None-Match (RFC 9110, 13.1) against what
+// the reference names now. Of two writers who have read the same manifest only
+// one can then replace it.
+func precondition(r *http.Request, v *view, reference string) error {
+	now, exists := v.resolve(reference)
+	failed := &problem{status: http.StatusPreconditionFailed, code: codeDenied, message: fmt.Sprintf("%.200s isn't there", reference)}
+	if exists {
+		failed.message = reference + " is " + now.Digest.String()
+	}
+	if wanted := r.Header.Values("If-Match"); len(wanted) > 0 && !(exists && matches(wanted, now.Digest, false)) {
+		return failed
+	}
+	if unwanted := r.Header.Values("If-None-Match"); len(unwanted) > 0 && exists && matches(unwanted, now.Digest, true) {
+		return failed
+	}
+	return nil
+}
+
+// matches looks for a digest in a list of entity tags.
+func matches(list []string, d digest.Digest, weak bool) bool {
+	for _, line := range list {
+		for tag := range strings.SplitSeq(line, ",") {
+			tag = strings.TrimSpace(tag)
+			if weak {
+				tag = strings.TrimPrefix(tag, "W/")
+			}
+			if tag == "*" || tag == etag(d) {
+				return true
+			}
 		}
 	}
-	return true
+	return false
 }
 
-// list enters a manifest into index.json: its tags move to it, and what had
-// them stays listed without. Children of an index needn't be listed, if they
-// have no tags.
-func (p push) list(index *ocispec.Index) {
-}
-
-// precondition checks If-Match and If-None-Match (RFC 9110, 13.1) against what
-// the reference names now, so that of two writers who have read the same
-// manifest only one can replace it.
-func precondition(r *http.Request, v *view, reference string) error {
-	return nil
-}
-
+// deleteManifest removes a tag, or a manifest with all its tags
+// (distribution-spec v1.1.1, "Deleting tags", "Deleting Manifests").
 func (s *Server) deleteManifest(w http.ResponseWriter, r *http.Request, to route) error {
-	_ = slices.Contains[[]string]
-	_ = context.Background
+	repo, err := s.repository(to.name)
+	if err != nil {
+		return err
+	}
+	if strings.Contains(to.reference, ":") {
+		err = deleteByDigest(r, repo, to.reference)
+	} else {
+		err = repo.update(r.Context(), func(v *view, index *ocispec.Index) error {
+			if _, ok := v.tags[to.reference]; !ok {
+				return manifestUnknown(to.reference)
+			}
+			if err := precondition(r, v, to.reference); err != nil {
+				return err
+			}
+			untag(index, to.reference)
+			return nil
+		})
+	}
+	if isAbsent(err) {
+		return s.absent(repo, manifestUnknown(to.reference))
+	}
+	if err != nil {
+		return err
+	}
+	s.log.Note(repo.name, "", progress.Serve, "deleted "+to.reference)
+	w.WriteHeader(http.StatusAccepted)
 	return nil
+}
+
+func deleteByDigest(r *http.Request, repo *repository, reference string) error {
+	d, err := parseDigest(reference)
+	if err != nil {
+		return err
+	}
+	err = repo.update(r.Context(), func(v *view, index *ocispec.Index) error {
+		if _, ok := v.manifest(d); !ok || !repo.has(d) && !v.lists(d) {
+			return manifestUnknown(reference)
+		}
+		if err := precondition(r, v, reference); err != nil {
+			return err
+		}
+		if parent, _ := v.holders(d); parent != "" {
+			return inUse(d, parent.String()+" lists it")
+		}
+		repo.unlist(index, d)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	// Its bytes go after the change of index.json is durable, so that nothing
+	// is listed at any moment that isn't there. By then it may be in use again.
+	return repo.locked(r.Context(), func(v *view) error {
+		_, exists := v.manifest(d)
+		if parent, user := v.holders(d); exists || parent != "" || user != "" {
+			return nil
+		}
+		return repo.store.Delete(d)
+	})
 }

@@ -19,7 +19,7 @@ type view struct {
 	store  *store.Store
 	facts  *facts
 	tags   map[string]ocispec.Descriptor
-	names  []string                            // the tags in lexical order
+	names  []string                             // the tags in lexical order
 	listed map[digest.Digest]ocispec.Descriptor // what index.json lists
 	// all is every manifest that exists: what is listed and what is below.
 	all func() map[digest.Digest]ocispec.Descriptor

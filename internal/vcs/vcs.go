@@ -217,6 +217,13 @@ func (r *Repository) configure() error {
 // Root is the absolute path of the working tree.
 func (r *Repository) Root() string { return r.root }
 
+// Shallow reports whether the clone was made without all of the history, so
+// that tags may be missing.
+func (r *Repository) Shallow() bool {
+	info, err := os.Stat(filepath.Join(r.common, "shallow"))
+	return err == nil && info.Size() > 0
+}
+
 // Remote is where the sources can be found by others: the URL of the remote
 // named origin, or of the only remote, as https://host/path without credentials
 // and without .git, fit for org.opencontainers.image.source. A plain http URL
