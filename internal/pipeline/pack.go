@@ -58,7 +58,10 @@ func (r *run) packPrograms(ctx context.Context, target plan.Image, p platform.Pl
 		}
 		files[i] = programFile{name: name, path: file, info: info}
 	}
-	key := r.layerKey("programs", p, files)
+	key, err := r.programsKey(p, files)
+	if err != nil {
+		return image.Layer{}, nil, false, err
+	}
 	if known, ok := r.recall(key); ok {
 		return known.layer(), known.Binaries, true, nil
 	}
@@ -108,18 +111,22 @@ func readBinary(f programFile) (*prove.Binary, error) {
 	return b, nil
 }
 
-// layerKey says all that the bytes of a layer of programs depend on.
-func (r *run) layerKey(kind string, p platform.Platform, files []programFile) string {
+// programsKey says all that the bytes of a layer of programs depend on.
+func (r *run) programsKey(p platform.Platform, files []programFile) (string, error) {
 	type file struct {
-		Name, Path string
-		Size, Time int64
-		Identity   string
+		Name    string
+		Size    int64
+		Content string
 	}
 	var list []file
 	for _, f := range files {
-		list = append(list, file{f.name, f.path, f.info.Size(), f.info.ModTime().UnixNano(), fileIdentity(f.info)})
+		content, err := contentID(f.path)
+		if err != nil {
+			return "", err
+		}
+		list = append(list, file{f.name, f.info.Size(), content})
 	}
-	return r.key(kind, p, list)
+	return r.key("programs", p, list), nil
 }
 
 func (r *run) key(kind string, p platform.Platform, content any) string {

@@ -495,6 +495,9 @@ func (r *run) publish(ctx context.Context, outcome *Outcome, sessions [][]*publi
 	})
 	for _, p := range plans {
 		for _, m := range p.Moves {
+			if !m.Kept && m.Old != "" && !m.Unchanged() && publish.IsVersion(m.Tag) {
+				r.Event.Warn(outcome.Images[order[p.Session].i].Name, "", fmt.Sprintf("PA411 %s:%s named another image, %s", p.Session.Repository().Name(), m.Tag, m.Old))
+			}
 			if m.Kept {
 				r.Event.Warn(outcome.Images[order[p.Session].i].Name, "", fmt.Sprintf("PA410 %s:%s stays: %s (use --latest always)", p.Session.Repository().Name(), m.Tag, m.Reason))
 			}

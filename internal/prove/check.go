@@ -51,17 +51,13 @@ func compare(b *Binary, p platform.Platform) *mismatch {
 		noun = b.Machine + " " + b.Kind
 	}
 	what := article(noun)
-	header := []string{"the image says " + p.String() + ", the " + strings.ToUpper(string(b.Format)) + " header says " + b.Machine}
+	header := []string{"the image says " + p.String() + ", the " + b.Format.name() + " header says " + b.Machine}
 	if b.GoArch != "" {
 		header = append(header, fmt.Sprintf("Go's build information says GOOS=%s GOARCH=%s", b.GoOS, b.GoArch))
 	}
 	suits := b.Architecture == p.Architecture || slices.Contains(b.Slices, p.Architecture)
 	if !runsFormat(b, p) {
-		os := b.OS
-		if os == "" {
-			os = map[Format]string{ELF: "Unix", Wasm: "WebAssembly"}[b.Format]
-		}
-		return &mismatch{what: fmt.Sprintf("%s for %s", what, os), seen: header}
+		return &mismatch{what: what + " for " + b.system(), seen: header}
 	}
 	switch {
 	case suits:
@@ -87,6 +83,35 @@ func runsFormat(b *Binary, p platform.Platform) bool {
 		return p.Architecture == "wasm"
 	}
 	return p.OS != "windows" && p.OS != "darwin" && p.Architecture != "wasm" && (b.OS == "" || b.OS == p.OS)
+}
+
+func (f Format) name() string {
+	switch f {
+	case PE:
+		return "PE"
+	case MachO:
+		return "Mach-O"
+	case Wasm:
+		return "WebAssembly"
+	}
+	return "ELF"
+}
+
+// system names the system that b is for, for people.
+func (b *Binary) system() string {
+	switch {
+	case b.Format == PE:
+		return "Windows"
+	case b.Format == MachO:
+		return "macOS"
+	case b.Format == Wasm:
+		return "a WebAssembly runtime"
+	case b.GoOS != "":
+		return b.GoOS
+	case b.OS != "":
+		return b.OS
+	}
+	return "Linux or Unix"
 }
 
 // compareLevel compares what a Go program needs of the processor with what the

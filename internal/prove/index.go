@@ -77,8 +77,8 @@ func (doc *document) check(d ocispec.Descriptor, noun string) error {
 		[]string{d.Digest.String() + " is listed as " + d.MediaType, why}}
 }
 
-// root starts at what was asked for. What can't be read of it is an error: there
-// is nothing to report about.
+// root starts at what was asked for. A defect of it is a finding, of an image
+// without platforms.
 func (w *walker) root(ctx context.Context, d ocispec.Descriptor) error {
 	w.visited = map[digest.Digest]bool{}
 	err := w.visit(ctx, d, 1, false)

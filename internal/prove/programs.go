@@ -23,9 +23,9 @@ type foreign struct {
 func (c *child) judge() {
 	s := newStart(c)
 	c.keepStart(s)
-	started := map[string]bool{}
+	started := map[*node]bool{}
 	for _, h := range s.programs {
-		started[h.path] = true
+		started[h.node()] = true
 	}
 	var (
 		wrong      []foreign
@@ -49,7 +49,7 @@ func (c *child) judge() {
 		b := *n.Binary
 		b.Path = h.path
 		c.report.Binaries = append(c.report.Binaries, b)
-		if started[h.path] || c.allowed(h.path) {
+		if started[n] || c.allowed(h.path) {
 			return
 		}
 		if b.Problem != "" {

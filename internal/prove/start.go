@@ -83,7 +83,13 @@ func orText(text, otherwise string) string {
 // run follows a command. What the runtime itself starts is strict: not finding
 // it is an error. What a shell might start isn't, as only running would tell.
 func (s *start) run(argv []string, strict bool, depth int) {
-	if depth > maxChain || len(argv) == 0 {
+	if len(argv) == 0 {
+		return
+	}
+	if depth > maxChain {
+		if strict {
+			s.refuse(hit{path: argv[0]}, argv[0]+" is a script whose interpreter is a script, and so on: Linux gives up")
+		}
 		return
 	}
 	h, st := s.find(argv[0])

@@ -56,6 +56,9 @@ func version(tag string) *semver.Version {
 	return v
 }
 
+// IsVersion reports whether a tag is a full semantic version.
+func IsVersion(tag string) bool { return version(tag) != nil }
+
 // PlanTags asks what tags name now and decides, by policy, whether latest
 // moves. It writes nothing. The order is that in which tags are to be moved:
 // latest last.

@@ -41,18 +41,18 @@ func TestNameOf(t *testing.T) {
 func TestParseRoute(t *testing.T) {
 	t.Parallel()
 	for path, want := range map[string]route{
-		"/v2":                              {kind: toBase},
-		"/v2/":                             {kind: toBase},
-		"/v2/_catalog":                     {kind: toCatalog},
-		"/v2/a/tags/list":                  {kind: toTags, name: "a"},
-		"/v2/tags/list/tags/list":          {kind: toTags, name: "tags/list"},
-		"/v2/a/b/manifests/latest":         {toManifest, "a/b", "latest"},
+		"/v2":                               {kind: toBase},
+		"/v2/":                              {kind: toBase},
+		"/v2/_catalog":                      {kind: toCatalog},
+		"/v2/a/tags/list":                   {kind: toTags, name: "a"},
+		"/v2/tags/list/tags/list":           {kind: toTags, name: "tags/list"},
+		"/v2/a/b/manifests/latest":          {toManifest, "a/b", "latest"},
 		"/v2/manifests/manifests/manifests": {toManifest, "manifests", "manifests"},
-		"/v2/a/blobs/sha256:0":             {toBlob, "a", "sha256:0"},
-		"/v2/a/blobs/uploads/":             {kind: toUploads, name: "a"},
-		"/v2/a/blobs/uploads":              {kind: toUploads, name: "a"},
-		"/v2/a/blobs/uploads/x":            {toUpload, "a", "x"},
-		"/v2/a/referrers/sha256:0":         {toReferrers, "a", "sha256:0"},
+		"/v2/a/blobs/sha256:0":              {toBlob, "a", "sha256:0"},
+		"/v2/a/blobs/uploads/":              {kind: toUploads, name: "a"},
+		"/v2/a/blobs/uploads":               {kind: toUploads, name: "a"},
+		"/v2/a/blobs/uploads/x":             {toUpload, "a", "x"},
+		"/v2/a/referrers/sha256:0":          {toReferrers, "a", "sha256:0"},
 	} {
 		if got, ok := parseRoute(path); !ok || got != want {
 			t.Errorf("%s: %+v %v", path, got, ok)

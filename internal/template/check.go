@@ -103,7 +103,7 @@ func (c *checker) field(node *parse.FieldNode) *problem {
 		return nil
 	}
 	if name == "Git" {
-		return &problem{summary: ".Git is no value but has some", fix: []string{"{{.Git.Commit}}"}}
+		return &problem{summary: ".Git has values, and is none itself", fix: []string{"{{.Git.Commit}}"}}
 	}
 	if _, known := fields[name]; !known {
 		return unknownField(name)
@@ -117,21 +117,33 @@ func (c *checker) field(node *parse.FieldNode) *problem {
 func (c *checker) function(name string, args int) *problem {
 	f, known := functions[name]
 	if !known {
-		names := slices.Sorted(maps.Keys(functions))
 		p := &problem{summary: "there is no function " + name, seen: []string{functionList()}}
-		if meant := aliases[name]; meant != "" {
-			p.fix = []string{"{{." + meant + "}}"}
-		} else if _, isField := fields[name]; isField { // the dot was forgotten
+		_, isField := fields[name]
+		near := nearest(name, slices.Sorted(maps.Keys(functions)))
+		switch {
+		case aliases[name] != "":
+			p.fix = []string{"{{." + aliases[name] + "}}"}
+		case isField: // the dot was forgotten
 			p.fix = []string{"{{." + name + "}}"}
-		} else if near := nearest(name, names); near != "" {
+		case otherFunctions[name] != "":
+			p.fix = []string{functions[otherFunctions[name]].usage}
+		case name == "env":
+			p.fix = []string{"{{.Env.VERSION}}"}
+		case near != "":
 			p.fix = []string{functions[near].usage}
 		}
 		return p
 	}
 	if args < f.least || f.most > 0 && args > f.most {
-		return &problem{summary: fmt.Sprintf("%s is given %d arguments, and takes %s", name, args, f.count()), fix: []string{f.usage}}
+		return &problem{summary: fmt.Sprintf("%s takes %s, and is given %d", name, f.count(), args), fix: []string{f.usage}}
 	}
 	return nil
+}
+
+// otherFunctions are names that other tools have for a function.
+var otherFunctions = map[string]string{
+	"print": "join", "printf": "join", "println": "join", "tolower": "lower", "toupper": "upper", "trimprefix": "trimPrefix", "trimsuffix": "trimSuffix",
+	"envOrDefault": "default", "coalesce": "or", "reReplaceAll": "replace",
 }
 
 func functionList() string {

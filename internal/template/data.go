@@ -27,7 +27,7 @@ type Data struct {
 // plain is a value that the caller has or hasn't given.
 func plain(name, text string) (string, *problem) {
 	if text == "" {
-		return "", &problem{summary: name + " has no value here", unset: true, fix: []string{fmt.Sprintf("{{default %q %s}}", "none", name)}}
+		return "", &problem{summary: name + " has no value here", unset: true}
 	}
 	return text, nil
 }
@@ -39,12 +39,12 @@ func (e *execution) repository() (string, *problem) { return plain(".Repository"
 // ofPlatform takes a part of the platform.
 func (e *execution) ofPlatform(name, part string) (string, *problem) {
 	if e.data.Platform.IsZero() {
-		return "", &problem{summary: name + " has no value here: this text is for all platforms at once", unset: true, fix: []string{"{{.Version}}"}}
+		return "", &problem{summary: name + " has no value here: this text is for all platforms at once", unset: true}
 	}
 	if part == "" {
 		return "", &problem{
 			summary: fmt.Sprintf("%s is unset: %s is the default variant", name, e.data.Platform), unset: true,
-			fix: []string{fmt.Sprintf("{{with a fallback}} {{default %q %s}}", "default", name)},
+			fix: []string{fmt.Sprintf("{{if %s}}-{{%s}}{{end}}", name, name)},
 		}
 	}
 	return part, nil
@@ -93,14 +93,14 @@ func gitProblem(err error) *problem {
 	case errors.Is(err, vcs.ErrNoRepository):
 		return &problem{
 			summary: "there is no Git repository to ask", unset: true, err: err,
-			fix: []string{"git init && git add -A && git commit -m 'First version'", "VERSION=1.0.0 anyarch ... with {{.Env.VERSION}}"},
+			fix: []string{"git init && git add -A && git commit -m 'First version'"},
 		}
 	case errors.Is(err, vcs.ErrNoCommit):
 		return &problem{summary: "the Git repository has no commit yet", unset: true, err: err, fix: []string{"git add -A && git commit -m 'First version'"}}
 	}
 	p := &problem{summary: "the Git repository can't be read", seen: []string{err.Error()}, err: err, fix: []string{"git fsck"}}
 	if unsupported, ok := errors.AsType[*vcs.Unsupported](err); ok {
-		p.fix = []string{"{{.Env.VERSION}} in place of what Git says"}
+		p.fix = []string{"{{.Env.VERSION}}"} // what others say needs no Git
 		if unsupported.Fix != "" {
 			p.fix = []string{unsupported.Fix}
 		}
@@ -137,7 +137,8 @@ func (e *execution) branchName() (string, *problem) {
 	if p == nil && c.Branch == "" {
 		p = &problem{
 			summary: ".Git.Branch is unset: HEAD is detached", unset: true,
-			fix: []string{"git switch main", "{{.Env.GITHUB_REF_NAME}} in GitHub Actions, {{.Env.CI_COMMIT_REF_NAME}} in GitLab"},
+			seen: []string{"GitHub Actions has the name in GITHUB_REF_NAME, GitLab in CI_COMMIT_REF_NAME"},
+			fix:  []string{"git switch main", "{{.Env.GITHUB_REF_NAME}}", "{{.Env.CI_COMMIT_REF_NAME}}"},
 		}
 	}
 	return c.Branch, p
@@ -203,7 +204,7 @@ func (e *execution) version() (string, *problem) {
 	if p != nil && errors.Is(p.err, vcs.ErrNoTag) {
 		return "", &problem{
 			summary: "there is no version: no tag such as v1.2.3 can be reached from HEAD", unset: true, err: p.err,
-			fix: append(e.moreTags(), `{{default "0.0.0-dev" .Version}}`),
+			fix: e.moreTags(),
 		}
 	}
 	return v, p

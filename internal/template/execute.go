@@ -86,7 +86,7 @@ func (e *execution) action(pipe *parse.PipeNode) *problem {
 		if v.asked {
 			return nil
 		}
-		return &problem{summary: expression + " is empty", fix: []string{"{{default \"none\" (" + pipe.String() + ")}}"}}
+		return &problem{summary: expression + " is empty", fix: []string{"{{default \"none\" " + argument(pipe) + "}}"}}
 	}
 	if i := strings.IndexFunc(v.text, unprintable); i >= 0 || !utf8.ValidString(v.text) {
 		what := "bytes that aren't UTF-8"
@@ -97,14 +97,23 @@ func (e *execution) action(pipe *parse.PipeNode) *problem {
 				what = "a line break"
 			}
 		}
-		return &problem{summary: fmt.Sprintf("%s has %s in it", expression, what), seen: []string{fmt.Sprintf("%.80q", v.text)}, fix: []string{"{{slug (" + pipe.String() + ")}}"}}
+		// The value isn't shown: of all values, keys and tokens have such things.
+		return &problem{summary: fmt.Sprintf("%s has %s in it", expression, what), fix: []string{"{{slug " + argument(pipe) + "}}"}}
 	}
 	if p := e.staysOneWord(expression, v.text); p != nil {
-		p.fix = []string{"{{slug (" + pipe.String() + ")}}"}
+		p.fix = []string{"{{slug " + argument(pipe) + "}}"}
 		return p
 	}
 	e.literal(v.text)
 	return nil
+}
+
+// argument writes an expression so that it can be given to a function.
+func argument(pipe *parse.PipeNode) string {
+	if len(pipe.Cmds) == 1 && len(pipe.Cmds[0].Args) == 1 {
+		return pipe.String()
+	}
+	return "(" + pipe.String() + ")"
 }
 
 func unprintable(r rune) bool { return unicode.IsControl(r) || r == '\u2028' || r == '\u2029' }
@@ -123,7 +132,11 @@ func (e *execution) staysOneWord(expression, text string) *problem {
 	default:
 		return nil
 	}
-	return &problem{summary: fmt.Sprintf("%s has %s in it, which would end the word", expression, what), seen: []string{fmt.Sprintf("%.80q", text)}}
+	p := &problem{summary: fmt.Sprintf("%s has %s in it, which would end the word", expression, what)}
+	if e.quote == 0 {
+		p.seen = []string{"between quotes white space is allowed: -X 'main.title=" + expression + "'"}
+	}
+	return p
 }
 
 // literal writes text as it is, and keeps track of where words start and end
@@ -195,13 +208,21 @@ func (e *execution) operand(node parse.Node) operand {
 func (e *execution) field(node *parse.FieldNode) operand {
 	if node.Ident[0] == "Env" {
 		text, p := e.env(node.Ident[1])
-		return operand{value{text: text}, p}
+		return operand{value{text: text}, withDefault(p, node)}
 	}
 	v, p := fields[strings.Join(node.Ident, ".")].get(e)
 	if p == nil && v.text == "" {
-		p = &problem{summary: node.String() + " is empty", unset: true, fix: []string{fmt.Sprintf("{{default %q %s}}", "none", node)}}
+		p = &problem{summary: node.String() + " is empty", unset: true}
 	}
-	return operand{v, p}
+	return operand{v, withDefault(p, node)}
+}
+
+// withDefault adds the fix that every unset value has: to say that it may be.
+func withDefault(p *problem, node *parse.FieldNode) *problem {
+	if p != nil && p.unset {
+		p.fix = append(p.fix, fmt.Sprintf("{{default %q %s}}", "none", node))
+	}
+	return p
 }
 
 // env looks up a variable of the caller's environment.
@@ -210,7 +231,7 @@ func (e *execution) env(name string) (string, *problem) {
 	if e.data.Env != nil {
 		text, set = e.data.Env(name)
 	}
-	fix := []string{"export " + name + "=value", fmt.Sprintf("{{default %q .Env.%s}}", "value", name)}
+	fix := []string{"export " + name + "=value"}
 	switch {
 	case !set:
 		return "", &problem{summary: "the environment variable " + name + " isn't set", unset: true, fix: fix}

@@ -10,7 +10,7 @@ import (
 type function struct {
 	usage string
 	least int // arguments
-	most  int // 0: any number
+	most  int // the same, or 0 for any number
 	// lenient functions see arguments without a value; for others such an
 	// argument is the result.
 	lenient bool
@@ -20,11 +20,11 @@ type function struct {
 func (f function) count() string {
 	switch {
 	case f.most == 0:
-		return fmt.Sprintf("at least %d", f.least)
-	case f.least == f.most:
-		return fmt.Sprint(f.least)
+		return fmt.Sprintf("%d arguments or more", f.least)
+	case f.least == 1:
+		return "1 argument"
 	}
-	return fmt.Sprintf("%d to %d", f.least, f.most)
+	return fmt.Sprintf("%d arguments", f.least)
 }
 
 func (f function) call(args []operand) operand {

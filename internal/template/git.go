@@ -7,8 +7,6 @@ import (
 	"strings"
 	"sync"
 
-	"golang.org/x/mod/semver"
-
 	"github.com/anyarch/anyarch/internal/vcs"
 )
 
@@ -131,7 +129,7 @@ func (g *Git) cleanVersion(ctx context.Context) (string, error) {
 		return "", err
 	}
 	for _, tag := range tags {
-		if isVersion(tag) {
+		if vcs.IsVersion(tag) {
 			return strings.TrimPrefix(tag, "v"), nil
 		}
 	}
@@ -139,7 +137,7 @@ func (g *Git) cleanVersion(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	d, err := source.Describe(ctx, isVersion)
+	d, err := source.Describe(ctx, vcs.IsVersion)
 	if err != nil {
 		return "", err
 	}
@@ -148,12 +146,6 @@ func (g *Git) cleanVersion(ctx context.Context) (string, error) {
 		return version, nil
 	}
 	return suffix(version, fmt.Sprintf("%d-g%s", d.Distance, vcs.Commit{Hash: d.Commit}.Short())), nil
-}
-
-// isVersion reports whether a tag is a semantic version, with or without v.
-func isVersion(tag string) bool {
-	v := "v" + strings.TrimPrefix(tag, "v")
-	return semver.IsValid(v) && strings.Count(semver.Canonical(v), ".") <= strings.Count(v, ".")
 }
 
 // suffix adds to the pre-release of a version, before any build metadata

@@ -20,7 +20,7 @@ import (
 	"github.com/anyarch/anyarch/internal/refusal"
 )
 
-// Code is that of every refusal of this package.
+// code is that of every refusal of this package.
 const code = "PA118"
 
 // maxText bounds a template, in bytes.
@@ -59,7 +59,7 @@ func parseText(place, text string, words bool) (*Template, error) {
 	tree.Mode = parse.SkipFuncCheck // checked below, with a better answer
 	others := map[string]*parse.Tree{}
 	if _, err := tree.Parse(text, "", "", others); err != nil {
-		return nil, t.refuse(&problem{summary: "not a template: " + syntaxError(err), fix: []string{"{{.Version}}", "to write two braces: {{`{{`}}"}, err: err})
+		return nil, t.refuse(&problem{summary: "not a template: " + syntaxError(err), seen: []string{"two braces that aren't one are written {{`{{`}}"}, fix: []string{"{{.Version}}"}, err: err})
 	}
 	c := checker{}
 	var p *problem
@@ -128,8 +128,17 @@ type problem struct {
 func (t *Template) refuse(p *problem) error {
 	return &refusal.Error{
 		Code: code, Kind: refusal.Usage, Place: t.place, Summary: p.summary,
-		Seen: append([]string{t.text}, p.seen...), Fix: p.fix, Err: p.err,
+		Seen: append([]string{excerpt(t.text)}, p.seen...), Fix: p.fix, Err: p.err,
 	}
+}
+
+// excerpt is a text as far as it fits on a line or two.
+func excerpt(text string) string {
+	const most = 200
+	if len(text) <= most {
+		return text
+	}
+	return strings.ToValidUTF8(text[:most], "") + "..."
 }
 
 func unsupported(word string) *problem {

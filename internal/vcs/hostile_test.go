@@ -351,14 +351,14 @@ func TestTagsNewestFirst(t *testing.T) {
 	t.Parallel()
 	r := newRepo(t)
 	r.commit("a")
-	for _, tag := range []string{"v1.9.0", "v1.10.0", "1.10.1", "v1.10.1-rc.1", "latest", "api/v3.0.0", "v2"} {
+	for _, tag := range []string{"v1.9.0", "v1.10.0", "1.10.1", "v1.10.1-rc.1", "latest", "api/v3.0.0", "v2", "v1.10", "v1.10.0+b", "v01.2.3", "v3.0"} {
 		r.git("tag", tag)
 	}
 	tags, err := find(t, r.dir).Tags(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := []string{"v2", "1.10.1", "v1.10.1-rc.1", "v1.10.0", "v1.9.0", "api/v3.0.0", "latest"}
+	want := []string{"1.10.1", "v1.10.1-rc.1", "v1.10.0", "v1.10.0+b", "v1.9.0", "api/v3.0.0", "latest", "v01.2.3", "v1.10", "v2", "v3.0"}
 	if !slices.Equal(tags, want) {
 		t.Errorf("got %q, want %q", tags, want)
 	}

@@ -47,24 +47,29 @@ func (r *Repository) Tags(ctx context.Context) ([]string, error) {
 	return names, nil
 }
 
+// IsVersion reports whether a tag is a semantic version (semver 2.0.0), with or
+// without a leading v. Tags such as v1 or v1.5, which are moved from release to
+// release, are not.
+func IsVersion(tag string) bool {
+	v := "v" + strings.TrimPrefix(tag, "v")
+	core, _, _ := strings.Cut(v, "-")
+	core, _, _ = strings.Cut(core, "+")
+	return semver.IsValid(v) && strings.Count(core, ".") == 2
+}
+
 // newestFirst orders tags by the version they name. Two spellings of one
 // version, and tags that are no versions, go by name.
 func newestFirst(a, b string) int {
-	va, vb := asVersion(a), asVersion(b)
-	return cmp.Or(
-		-cmp.Compare(len(va), 0)+cmp.Compare(len(vb), 0),
-		semver.Compare(vb, va),
-		strings.Compare(a, b),
-	)
-}
-
-// asVersion is the version that a tag names, as x/mod/semver takes it, or "".
-func asVersion(tag string) string {
-	v := "v" + strings.TrimPrefix(tag, "v")
-	if !semver.IsValid(v) {
-		return ""
+	isA, isB := IsVersion(a), IsVersion(b)
+	switch {
+	case isA && isB:
+		return cmp.Or(semver.Compare("v"+strings.TrimPrefix(b, "v"), "v"+strings.TrimPrefix(a, "v")), strings.Compare(a, b))
+	case isA:
+		return -1
+	case isB:
+		return 1
 	}
-	return v
+	return strings.Compare(a, b)
 }
 
 // tags lists all tags that are on commits, sorted by name.
