@@ -79,6 +79,7 @@ type app struct {
 	color     string
 	quiet     bool
 	plainHTTP []string
+	trust     []string
 
 	screen *ui.Screen
 	client *registry.Client
@@ -164,6 +165,7 @@ needs a Go toolchain and nothing else: no Docker, no root, no emulator.`,
 	f.StringVar(&a.color, "color", "auto", "colours: auto|always|never")
 	f.BoolVarP(&a.quiet, "quiet", "q", false, "only warnings and errors; same as --progress quiet")
 	f.StringSliceVar(&a.plainHTTP, "plain-http", nil, "speak HTTP without TLS to this `HOST` (loopback always may)")
+	f.StringSliceVar(&a.trust, "trust-realm", nil, "give a registry's credentials to this token server `HOST`, of another domain")
 	root.AddGroup(
 		&cobra.Group{ID: "ship", Title: "Build and ship"},
 		&cobra.Group{ID: "look", Title: "Check and look"},
@@ -329,7 +331,7 @@ func (a *app) registryClient() (*registry.Client, error) {
 		return a.client, nil
 	}
 	client, err := registry.New(registry.Options{
-		Getenv: a.Getenv, PlainHTTP: a.plainHTTP, UserAgent: "anyarch/" + Version(),
+		Getenv: a.Getenv, PlainHTTP: a.plainHTTP, TrustRealm: a.trust, UserAgent: "anyarch/" + Version(),
 		RegistriesConf: registry.DefaultRegistriesConf(a.Getenv),
 	})
 	if err != nil {

@@ -132,7 +132,7 @@ type Options struct {
 // Write makes a layer of entries and stores it. Digest, size and diff ID are
 // found while the bytes go by. If an entry can't be part of a layer the error
 // is a [refusal.Error] with code PA505, several of them at once in a
-// [refusal.List]; a file that changes while it is read is PA603. On error
+// [refusal.List]; a file that changes while it is read is PA124. On error
 // nothing is stored.
 func Write(ctx context.Context, st *store.Store, entries []Entry, o Options) (image.Layer, error) {
 	headers, err := plan(entries, o)
@@ -232,7 +232,7 @@ func writeContent(ctx context.Context, tw *tar.Writer, r record, buffer []byte) 
 
 func changed(h tar.Header, seen string) error {
 	return &refusal.Error{
-		Code: "PA603", Place: "/" + h.Name, Summary: "a file changed while it was read",
+		Code: "PA124", Place: "/" + h.Name, Summary: "a file changed while it was read",
 		Seen: []string{seen}, Fix: []string{"run it again when nothing writes to the file"},
 	}
 }

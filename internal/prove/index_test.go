@@ -106,7 +106,7 @@ func TestIndexes(t *testing.T) {
 			e.Platform = &ocispec.Platform{OS: "linux", Architecture: "arm64"}
 			return f.index(d, e)
 		}, want: []string{"PA207 warning linux/arm64"}},
-		{name: "config without variant", depth: prove.DepthConfig, index: func(f fixture) descriptor {
+		{name: "config of another variant", depth: prove.DepthConfig, index: func(f fixture) descriptor {
 			d := f.manifest(shape{platform: "linux/arm/v6", config: "linux/arm/v7"})
 			e := f.manifest(shape{platform: "linux/amd64"})
 			return f.index(d, e)

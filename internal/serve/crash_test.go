@@ -128,6 +128,7 @@ func TestCrash(t *testing.T) {
 		<-done.Done()
 		c.kill()
 		all.Wait()
+		kill()
 	}
 	c := startChild(t, root)
 	defer c.kill()

@@ -220,7 +220,11 @@ func (e *execution) field(node *parse.FieldNode) operand {
 // withDefault adds the fix that every unset value has: to say that it may be.
 func withDefault(p *problem, node *parse.FieldNode) *problem {
 	if p != nil && p.unset {
-		p.fix = append(p.fix, fmt.Sprintf("{{default %q %s}}", "none", node))
+		fallback := "none"
+		if node.Ident[0] == "Version" {
+			fallback = "0.0.0-dev"
+		}
+		p.fix = append(p.fix, fmt.Sprintf("{{default %q %s}}", fallback, node))
 	}
 	return p
 }
