@@ -97,7 +97,7 @@ func run(t *testing.T, suite string, registry net.Addr, env []string) report {
 	cmd := exec.CommandContext(ctx, suite)
 	cmd.Dir = dir
 	for _, v := range os.Environ() {
-		if !strings.HasPrefix(v, "OCI_") && !strings.HasPrefix(strings.ToLower(v), "http_proxy") {
+		if !strings.HasPrefix(v, "OCI_") {
 			cmd.Env = append(cmd.Env, v)
 		}
 	}

@@ -222,7 +222,7 @@ func flagError(cmd *cobra.Command, err error) error {
 	}
 	var names []string
 	cmd.Flags().VisitAll(func(f *pflag.Flag) { names = append(names, f.Name) })
-	if near := nearest(name, names); near != "" {
+	if near := refusal.Nearest(name, names); near != "" {
 		e.Summary = fmt.Sprintf("unknown flag --%s: did you mean --%s?", name, near)
 		e.Fix = []string{"--" + near}
 	}
@@ -237,42 +237,10 @@ func unknownCommand(root *cobra.Command, err error) error {
 	for _, c := range root.Commands() {
 		names = append(names, c.Name())
 	}
-	if near := nearest(name, names); near != "" {
+	if near := refusal.Nearest(name, names); near != "" {
 		e.Fix = []string{"anyarch " + near}
 	}
 	return e
-}
-
-// nearest is the name that was probably meant, or "".
-func nearest(name string, names []string) string {
-	best, distance := "", 3
-	for _, candidate := range names {
-		if d := ld(name, candidate); d < distance || d == distance && best == "" && strings.HasPrefix(candidate, name) {
-			best, distance = candidate, d
-		}
-	}
-	return best
-}
-
-// ld is the Levenshtein distance.
-func ld(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := 1; i <= len(a); i++ {
-		diagonal := row[0]
-		row[0] = i
-		for j := 1; j <= len(b); j++ {
-			cost := diagonal
-			if a[i-1] != b[j-1] {
-				cost++
-			}
-			diagonal = row[j]
-			row[j] = min(row[j]+1, row[j-1]+1, cost)
-		}
-	}
-	return row[len(b)]
 }
 
 // args wraps a check of positional arguments so that its error is a refusal.

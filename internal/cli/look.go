@@ -57,7 +57,7 @@ func (a *app) explainCommand() *cobra.Command {
 					codes = append(codes, p.Code)
 				}
 				e := &refusal.Error{Code: "PA505", Kind: refusal.Usage, Place: "explain " + list[0], Summary: "there is no such code", Fix: []string{"anyarch explain"}}
-				if near := nearest(list[0], codes); near != "" {
+				if near := refusal.Nearest(list[0], codes); near != "" {
 					e.Fix = []string{"anyarch explain " + near}
 				}
 				return e

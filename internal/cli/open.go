@@ -159,7 +159,7 @@ func (a *app) notFound(ctx context.Context, o *opened, text, identifier string) 
 			shown = shown[len(shown)-8:]
 		}
 		e.Seen = []string{fmt.Sprintf("%d tags are there, among them %s", len(tags), strings.Join(shown, ", "))}
-		if near := nearest(identifier, tags); near != "" {
+		if near := refusal.Nearest(identifier, tags); near != "" {
 			e.Fix = []string{strings.TrimSuffix(text, ":"+identifier) + ":" + near}
 		}
 	}

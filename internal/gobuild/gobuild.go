@@ -226,7 +226,7 @@ func (b *Builder) list(ctx context.Context, root string, patterns []string, p pl
 		case wild:
 			libs = append(libs, pkg.ImportPath)
 		default:
-			refused.Add(b.notMain(pkg, root))
+			refused.Add(b.notMain(ctx, pkg, root, p, flags))
 		}
 	}
 	if err := refused.Err(); err != nil {
@@ -288,19 +288,12 @@ func (b *Builder) isMain(pkg listed) bool {
 	return false
 }
 
-func (b *Builder) notMain(pkg listed, root string) error {
+func (b *Builder) notMain(ctx context.Context, pkg listed, root string, p platform.Platform, flags Flags) error {
 	e := &refusal.Error{
 		Code: "PA114", Kind: refusal.Usage, Place: pkg.ImportPath,
 		Summary: fmt.Sprintf("not a main package: %s is package %s", dotted(b.Dir, pkg.Dir), pkg.Name),
 	}
-	below, err := filepath.Glob(filepath.Join(pkg.Dir, "cmd", "*", "*.go"))
-	if err == nil {
-		for _, file := range below {
-			if dir := dotted(b.Dir, filepath.Dir(file)); !slices.Contains(e.Fix, dir) && len(e.Fix) < 3 {
-				e.Fix = append(e.Fix, dir)
-			}
-		}
-	}
+	e.Fix = b.suggestMains(ctx, root, p, flags)
 	return e
 }
 

@@ -88,16 +88,16 @@ func Parse(text string) (Platform, error) {
 		return Platform{}, unknown(text, "only Windows platforms have an OS version")
 	}
 	if !slices.Contains(oses, p.OS) {
-		return Platform{}, unknown(text, fmt.Sprintf("no operating system %q; known are %s", p.OS, strings.Join(oses, ", ")))
+		return Platform{}, unknown(text, fmt.Sprintf("there is no operating system %q", p.OS), "known are "+strings.Join(oses, ", "))
 	}
 	if !slices.Contains(architectures, p.Architecture) {
-		return Platform{}, unknown(text, fmt.Sprintf("no architecture %q; known are %s", p.Architecture, strings.Join(architectures, ", ")))
+		return Platform{}, unknown(text, fmt.Sprintf("there is no architecture %q", p.Architecture), "known are "+strings.Join(architectures, ", "))
 	}
 	if known := variants[p.Architecture]; p.Variant != "" && !slices.Contains(known, p.Variant) {
 		if len(known) == 0 {
 			return Platform{}, unknown(text, fmt.Sprintf("%s has no variants", p.Architecture))
 		}
-		return Platform{}, unknown(text, fmt.Sprintf("%s has no variant %q; known are %s", p.Architecture, p.Variant, strings.Join(spell(p.Architecture, known), ", ")))
+		return Platform{}, unknown(text, fmt.Sprintf("%s has no variant %q", p.Architecture, p.Variant), "known are "+strings.Join(spell(p.Architecture, known), ", "))
 	}
 	return p, nil
 }
@@ -113,10 +113,10 @@ func spell(arch string, known []string) []string {
 	return names
 }
 
-func unknown(text, why string) error {
+func unknown(text, why string, seen ...string) error {
 	e := &refusal.Error{
 		Code: "PA110", Kind: refusal.Usage, Place: "--platform " + text,
-		Summary: fmt.Sprintf("%q is not a platform: %s", text, why),
+		Summary: fmt.Sprintf("%q is not a platform: %s", text, why), Seen: seen,
 		Fix:     []string{"--platform linux/amd64,linux/arm64"},
 	}
 	if near := nearest(text); near != "" {
@@ -127,44 +127,16 @@ func unknown(text, why string) error {
 
 // nearest finds the platform that was probably meant, or "".
 func nearest(text string) string {
-	best, distance := "", 4
+	var names []string
 	for _, os := range oses {
 		for _, arch := range architectures {
-			name := os + "/" + arch
-			for _, candidate := range []string{text, "linux/" + text} {
-				if d := editDistance(candidate, name); d < distance && os+arch != "darwin386" {
-					best, distance = name, d
-				}
-			}
+			names = append(names, os+"/"+arch)
 		}
 	}
-	return best
-}
-
-// editDistance is the optimal string alignment distance: insertions,
-// deletions, substitutions and swaps of neighbours each cost one.
-func editDistance(a, b string) int {
-	rows := make([][]int, len(a)+1)
-	for i := range rows {
-		rows[i] = make([]int, len(b)+1)
-		rows[i][0] = i
+	if near := refusal.Nearest(text, names); near != "" {
+		return near
 	}
-	for j := range rows[0] {
-		rows[0][j] = j
-	}
-	for i := 1; i <= len(a); i++ {
-		for j := 1; j <= len(b); j++ {
-			change := 1
-			if a[i-1] == b[j-1] {
-				change = 0
-			}
-			rows[i][j] = min(rows[i-1][j]+1, rows[i][j-1]+1, rows[i-1][j-1]+change)
-			if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
-				rows[i][j] = min(rows[i][j], rows[i-2][j-2]+1)
-			}
-		}
-	}
-	return rows[len(a)][len(b)]
+	return refusal.Nearest("linux/"+text, names)
 }
 
 // ParseList reads comma-separated platforms, as --platform takes them. The same

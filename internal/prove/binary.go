@@ -121,7 +121,7 @@ func ReadBinary(r io.ReaderAt, size int64) (b *Binary, err error) {
 	if err != nil && err != io.EOF {
 		return nil, err
 	}
-	head = head[:n]
+	head, err = head[:n], nil
 	if !looksLikeProgram(head) {
 		return nil, nil
 	}

@@ -7,6 +7,9 @@ import (
 	"strings"
 	"testing"
 
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/anyarch/anyarch/internal/platform"
 	"github.com/anyarch/anyarch/internal/prove"
 )
 
@@ -124,12 +127,12 @@ func TestLevels(t *testing.T) {
 			}
 			b := read(t, compile(t, small, test.made, test.env))
 			for _, p := range test.runs {
-				if found := prove.CheckBinary(b, parse(t, p), "/app"); len(found) > 0 {
+				if found := prove.CheckBinary(b, ofVariant(t, p), "/app"); len(found) > 0 {
 					t.Errorf("%s: %v", p, found)
 				}
 			}
 			for _, p := range test.not {
-				found := prove.CheckBinary(b, parse(t, p), "/app")
+				found := prove.CheckBinary(b, ofVariant(t, p), "/app")
 				if len(found) != 1 || found[0].Severity != prove.Error || found[0].Rule != prove.RuleEntrypoint {
 					t.Errorf("%s: %v", p, found)
 				}
@@ -142,6 +145,16 @@ func TestLevels(t *testing.T) {
 	if found := prove.CheckBinary(read(t, compile(t, small, "linux/arm64")), p, "/app"); len(found) > 0 {
 		t.Error(found)
 	}
+}
+
+// ofVariant takes a platform with its variant as an index has it.
+func ofVariant(t *testing.T, text string) platform.Platform {
+	parts := append(strings.Split(text, "/"), "")
+	p := platform.FromOCI(&ocispec.Platform{OS: parts[0], Architecture: parts[1], Variant: parts[2]})
+	if p.IsZero() {
+		t.Fatal(text)
+	}
+	return p
 }
 
 func TestTLSIsFound(t *testing.T) {

@@ -121,11 +121,8 @@ func compareLevel(b *Binary, p platform.Platform) *mismatch {
 	if b.GoLevel == nil {
 		return nil
 	}
-	if known, err := platform.Parse(p.String()); err != nil || known.Variant != p.Variant {
-		return nil
-	}
 	needs := levelPlatform(b, p)
-	if _, err := platform.Parse(needs.String()); err != nil {
+	if !isKnown(p) || !isKnown(needs) {
 		return nil
 	}
 	promises := p
@@ -142,6 +139,16 @@ func compareLevel(b *Binary, p platform.Platform) *mismatch {
 			fmt.Sprintf("a machine of %s need not have more than %s=%s", p, name, value),
 		},
 	}
+}
+
+// isKnown reports whether the variant of p is one that is ordered among others.
+func isKnown(p platform.Platform) bool {
+	lowest := platform.Platform{OS: p.OS, Architecture: p.Architecture}
+	if p.Architecture == "arm" {
+		lowest.Variant = "v5"
+	}
+	p.OSVersion = ""
+	return p.Runs(lowest)
 }
 
 // levelPlatform is the lowest platform of p's architecture that has the level

@@ -1,6 +1,7 @@
 package serve_test
 
 import (
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -12,11 +13,12 @@ import (
 	"github.com/google/go-containerregistry/pkg/crane"
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/random"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/types"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/anyarch/anyarch/internal/serve"
 )
@@ -92,36 +94,33 @@ func emptyImage(t *testing.T) v1.Image {
 }
 
 // seed pushes an index of one image for this machine.
-func seed(t *testing.T, reference string) {
-	t.Helper()
-	img, err := mutate.ConfigFile(empty.Image, &v1.ConfigFile{Architecture: runtime.GOARCH, OS: "linux"})
+func seed(c client, repository, tag string) {
+	c.Helper()
+	layer, err := crane.Layer(map[string][]byte{"hello": []byte("hello")})
 	if err != nil {
-		t.Fatal(err)
+		c.Fatal(err)
 	}
-	img, err = mutate.AppendLayers(img, layer(t))
+	compressed, err := layer.Compressed()
 	if err != nil {
-		t.Fatal(err)
+		c.Fatal(err)
 	}
-	index := mutate.AppendManifests(empty.Index, mutate.IndexAddendum{
-		Add: mutate.MediaType(img, types.OCIManifestSchema1), Descriptor: v1.Descriptor{Platform: &v1.Platform{OS: "linux", Architecture: runtime.GOARCH}},
-	})
-	ref, err := name.ParseReference(reference)
+	data, err := io.ReadAll(compressed)
 	if err != nil {
-		t.Fatal(err)
+		c.Fatal(err)
 	}
-	if err := remote.WriteIndex(ref, index); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// layer is one with a file in it.
-func layer(t *testing.T) v1.Layer {
-	t.Helper()
-	l, err := crane.Layer(map[string][]byte{"hello": []byte("hello")})
+	diffID, err := layer.DiffID()
 	if err != nil {
-		t.Fatal(err)
+		c.Fatal(err)
 	}
-	return l
+	machine := ocispec.Platform{OS: "linux", Architecture: runtime.GOARCH}
+	config := ocispec.Image{Platform: machine, RootFS: ocispec.RootFS{Type: "layers", DiffIDs: []digest.Digest{digest.Digest(diffID.String())}}}
+	m := manifest(c.pushBlob(repository, data))
+	m.Layers[0].MediaType = ocispec.MediaTypeImageLayerGzip
+	m.Config = c.pushBlob(repository, encode(c, config))
+	m.Config.MediaType = ocispec.MediaTypeImageConfig
+	child := c.push(repository, "", m)
+	child.Platform = &machine
+	c.push(repository, tag, index(child))
 }
 
 // tool runs a program that may not be there, with no configuration of this
@@ -148,7 +147,7 @@ func TestSkopeo(t *testing.T) {
 	root, home := t.TempDir(), t.TempDir()
 	c := start(t, serve.Options{Root: root})
 	host := strings.TrimPrefix(c.base, "http://")
-	seed(t, host+"/seed:v1")
+	seed(c, "seed", "v1")
 	policy := []string{"--insecure-policy"}
 	skopeo := func(args ...string) string { return tool(t, home, "skopeo", append(policy, args...)...) }
 	skopeo("copy", "--all", "oci:"+filepath.Join(root, "seed")+":v1", "--dest-tls-verify=false", "docker://"+host+"/in:1.5.0")
@@ -177,7 +176,7 @@ func TestBuildah(t *testing.T) {
 	home := t.TempDir()
 	c := start(t, serve.Options{})
 	host := strings.TrimPrefix(c.base, "http://")
-	seed(t, host+"/seed:v1")
+	seed(c, "seed", "v1")
 	store := []string{"--root", filepath.Join(home, "root"), "--runroot", filepath.Join(home, "run"), "--storage-driver", "vfs"}
 	buildah := func(args ...string) string { return tool(t, home, "buildah", append(store, args...)...) }
 	policy := filepath.Join(home, "policy.json")

@@ -111,8 +111,11 @@ func TestServe(t *testing.T) {
 	}
 	defer hanging.Close()
 	up := c.want(202, "POST", "/v2/app/blobs/uploads/", nil)
-	if _, err := hanging.Write([]byte("PATCH " + up.header.Get("Location") + " HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\nx")); err != nil {
+	if _, err := hanging.Write([]byte("PATCH " + up.header.Get("Location") + " HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\nxx")); err != nil {
 		t.Fatal(err)
+	}
+	for c.want(204, "GET", up.header.Get("Location"), nil).header.Get("Range") != "0-1" { // till they have arrived
+		time.Sleep(time.Millisecond)
 	}
 	stop()
 	select {

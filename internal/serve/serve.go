@@ -123,6 +123,10 @@ func (s *Server) Close() { s.uploads.close() }
 // ServeHTTP answers one request (distribution-spec v1.1.1, "Endpoints").
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	out := s.outgoing(w)
+	if r.ContentLength != 0 {
+		// Of a body that nobody wants the server reads some, before it answers.
+		out.control.SetReadDeadline(time.Now().Add(s.options.IdleTimeout)) //nolint:errcheck // see stream.go
+	}
 	header := out.Header()
 	header.Set("Docker-Distribution-API-Version", "registry/2.0")
 	header.Set("X-Content-Type-Options", "nosniff")

@@ -43,13 +43,13 @@ func (in *incoming) Read(p []byte) (int, error) {
 		return 0, in.err
 	}
 	n, err := in.body.Read(p)
-	if err != nil {
+	switch {
+	case err == io.EOF:
 		// The server goes on reading, to notice when the client goes away, for
 		// as long as the answer takes.
 		in.control.SetReadDeadline(time.Time{}) //nolint:errcheck // see above
-		if err != io.EOF {
-			in.err = err
-		}
+	case err != nil:
+		in.err = err
 	}
 	return n, err
 }

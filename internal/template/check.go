@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"text/template/parse"
+
+	"github.com/anyarch/anyarch/internal/refusal"
 )
 
 // checker walks a template before it is ever used, so that a wrong name is
@@ -119,7 +121,7 @@ func (c *checker) function(name string, args int) *problem {
 	if !known {
 		p := &problem{summary: "there is no function " + name, seen: []string{functionList()}}
 		_, isField := fields[name]
-		near := nearest(name, slices.Sorted(maps.Keys(functions)))
+		near := refusal.Nearest(name, slices.Sorted(maps.Keys(functions)))
 		switch {
 		case aliases[name] != "":
 			p.fix = []string{"{{." + aliases[name] + "}}"}

@@ -4,6 +4,8 @@ import (
 	"maps"
 	"slices"
 	"strings"
+
+	"github.com/anyarch/anyarch/internal/refusal"
 )
 
 // Field is a value that templates can use.
@@ -121,37 +123,5 @@ func meantField(name string) string {
 	if first, rest, found := strings.Cut(name, "."); found && strings.EqualFold(first, "env") {
 		return "Env." + rest
 	}
-	return nearest(name, names)
-}
-
-// nearest finds the name that differs by the least typing mistakes, or "" if
-// none is near.
-func nearest(name string, names []string) string {
-	best, least := "", 1+min(2, len(name)/3)
-	for _, known := range names {
-		if d := typingMistakes(strings.ToLower(name), strings.ToLower(known), least); d < least {
-			best, least = known, d
-		}
-	}
-	return best
-}
-
-// typingMistakes counts the letters that were left out, added or replaced, two
-// letters that were swapped as one; up to limit.
-func typingMistakes(a, b string, limit int) int {
-	switch {
-	case a == b:
-		return 0
-	case limit <= 0 || len(a)-len(b) >= limit || len(b)-len(a) >= limit:
-		return limit
-	case a == "" || b == "":
-		return min(limit, len(a)+len(b))
-	case a[0] == b[0]:
-		return typingMistakes(a[1:], b[1:], limit)
-	}
-	d := min(typingMistakes(a[1:], b, limit-1), typingMistakes(a, b[1:], limit-1), typingMistakes(a[1:], b[1:], limit-1))
-	if len(a) > 1 && len(b) > 1 && a[0] == b[1] && a[1] == b[0] {
-		d = min(d, typingMistakes(a[2:], b[2:], limit-1))
-	}
-	return min(limit, d+1)
+	return refusal.Nearest(name, names)
 }
