@@ -113,7 +113,7 @@ func Main(ctx context.Context, args []string, s System) int {
 	if strings.HasPrefix(err.Error(), "unknown command") {
 		err = unknownCommand(root, err)
 	}
-	_ = ui.Errors(s.Stderr, err, style, "interrupted: nothing was tagged")
+	_ = ui.Errors(s.Stderr, err, style, "nothing was tagged")
 	return exitCode(err)
 }
 

@@ -242,7 +242,11 @@ func (r *run) buildPlatform(ctx context.Context, p platform.Platform, compiling 
 	took := time.Since(begin)
 	<-compiling
 	if err != nil {
-		end(progress.Failed, "does not compile")
+		why := "does not compile"
+		if ctx.Err() != nil {
+			why = "interrupted"
+		}
+		end(progress.Failed, why)
 		return err
 	}
 	defer programs.Close()
@@ -262,6 +266,14 @@ func (r *run) buildPlatform(ctx context.Context, p platform.Platform, compiling 
 		})
 	}
 	return g.Wait()
+}
+
+// count is a number of things, for people.
+func count(n int, thing string) string {
+	if n != 1 {
+		thing += "s"
+	}
+	return fmt.Sprintf("%d %s", n, thing)
 }
 
 func names(packages []gobuild.Package) string {
@@ -373,7 +385,7 @@ func (r *run) finish(ctx context.Context, target plan.Image, results []built) (I
 		end(progress.Failed, "")
 		return o, err
 	}
-	end(progress.Done, fmt.Sprintf("%d platforms", len(images)))
+	end(progress.Done, count(len(images), "platform"))
 	return o, nil
 }
 

@@ -97,6 +97,12 @@ func (s *Server) putManifest(w http.ResponseWriter, r *http.Request, to route) e
 	p.data, p.document = data, document
 	p.d = ocispec.Descriptor{MediaType: mediaType, Digest: d, Size: int64(len(data))}
 
+	if _, err := s.repository(to.name); isProblem(err, codeNameUnknown) && !s.options.Sparse {
+		// What can't be pushed shouldn't leave an empty repository behind.
+		if err := document.complete(func(digest.Digest) bool { return false }); err != nil {
+			return err
+		}
+	}
 	repo, err := s.create(to.name)
 	if err != nil {
 		return err
@@ -147,7 +153,7 @@ func (s *Server) commit(r *http.Request, repo *repository, p push) error {
 			return err
 		}
 		if !s.options.Sparse {
-			if err := repo.complete(p.document); err != nil {
+			if err := p.document.complete(repo.has); err != nil {
 				return err
 			}
 		}
@@ -182,11 +188,11 @@ func (p push) write(st *store.Store) error {
 	return err
 }
 
-// complete checks that everything a manifest needs is here.
-func (r *repository) complete(m *document) error {
+// complete checks that a repository has everything a manifest needs.
+func (m *document) complete(has func(digest.Digest) bool) error {
 	var missing []any
 	for _, d := range m.needs() {
-		if !r.has(d) {
+		if !has(d) {
 			missing = append(missing, map[string]string{"digest": d.String()})
 		}
 	}

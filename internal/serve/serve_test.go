@@ -175,6 +175,8 @@ func TestErrors(t *testing.T) {
 		{"lying data", "PUT", "/v2/app/manifests/x", image(`,"layers":[{"size":2,"data":"AAA=","digest":"` + empty + `"}]`), 400, "MANIFEST_INVALID"},
 		{"missing layer", "PUT", "/v2/app/manifests/x", image(`,"layers":[{"digest":"` + missing + `"}]`), 400, "MANIFEST_BLOB_UNKNOWN"},
 		{"missing child", "PUT", "/v2/app/manifests/x", `{"schemaVersion":2,"manifests":[{"digest":"` + missing + `"}]}`, 400, "MANIFEST_BLOB_UNKNOWN"},
+		{"nothing is there", "PUT", "/v2/nobody/manifests/x", image(""), 400, "MANIFEST_BLOB_UNKNOWN"},
+		{"nothing is made of it", "GET", "/v2/nobody/tags/list", "", 404, "NAME_UNKNOWN"},
 		{"many layers", "PUT", "/v2/app/manifests/x", image(`,"layers":[` + strings.Repeat(`{},`, 10_000) + `{}]`), 400, "MANIFEST_INVALID"},
 		{"too large", "PUT", "/v2/app/manifests/x", strings.Repeat(" ", store.MaxManifestSize+1), 413, "SIZE_INVALID"},
 		{"other digest", "PUT", "/v2/app/manifests/" + missing, image(""), 400, "DIGEST_INVALID"},
