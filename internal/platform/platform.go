@@ -8,6 +8,7 @@ package platform
 import (
 	"cmp"
 	"fmt"
+	"regexp"
 	"runtime"
 	"slices"
 	"strings"
@@ -59,6 +60,8 @@ var (
 	architectures = []string{"386", "amd64", "arm", "arm64", "loong64", "mips", "mips64", "mips64le", "mipsle", "ppc64", "ppc64le", "riscv64", "s390x"}
 )
 
+var dottedVariant = regexp.MustCompile(`^v[0-9]+\.[0-9]+$`)
+
 // Parse reads one OCI platform such as linux/arm64, linux/arm/v6 or
 // windows/amd64, or the word local. A Windows platform may name an OS version,
 // as in windows(10.0.20348)/amd64 or windows/amd64:10.0.20348.
@@ -76,9 +79,17 @@ func Parse(text string) (Platform, error) {
 	if !strings.Contains(spec, "/") {
 		return Platform{}, unknown(text, "a platform is written os/architecture[/variant]")
 	}
+	// containerd's parser takes no variants with a dot, such as arm64/v8.2.
+	variant := ""
+	if i := strings.LastIndex(spec, "/"); strings.Count(spec, "/") == 2 && dottedVariant.MatchString(spec[i+1:]) {
+		spec, variant = spec[:i], spec[i+1:]
+	}
 	parsed, err := platforms.Parse(spec)
 	if err != nil {
 		return Platform{}, unknown(text, "a platform is written os/architecture[/variant]")
+	}
+	if variant != "" {
+		parsed.Variant = variant
 	}
 	p := normalize(parsed)
 	if osVersion != "" {
@@ -117,7 +128,7 @@ func unknown(text, why string, seen ...string) error {
 	e := &refusal.Error{
 		Code: "PA110", Kind: refusal.Usage, Place: "--platform " + text,
 		Summary: fmt.Sprintf("%q is not a platform: %s", text, why), Seen: seen,
-		Fix:     []string{"--platform linux/amd64,linux/arm64"},
+		Fix: []string{"--platform linux/amd64,linux/arm64"},
 	}
 	if near := nearest(text); near != "" {
 		e.Fix = []string{"--platform " + near}
