@@ -11,6 +11,8 @@ package store
 
 import (
 	"context"
+	_ "crypto/sha512" // go-digest takes algorithms that are linked
+
 	"encoding/json"
 	"errors"
 	"fmt"

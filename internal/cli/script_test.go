@@ -1,0 +1,338 @@
+package cli_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"strings"
+	"testing"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/anyarch/anyarch/internal/cli"
+	"github.com/anyarch/anyarch/internal/image"
+	"github.com/anyarch/anyarch/internal/layer"
+	"github.com/anyarch/anyarch/internal/platform"
+	"github.com/anyarch/anyarch/internal/serve"
+	"github.com/anyarch/anyarch/internal/store"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){
+		"anyarch": func() { os.Exit(cli.Main(context.Background(), os.Args[1:], cli.Process())) },
+	})
+}
+
+// TestScripts is the specification of the command line, one file per topic in
+// testdata/script. Every script has a module with programs, an empty home, and
+// a registry of its own at $REGISTRY.
+func TestScripts(t *testing.T) {
+	t.Parallel()
+	goCache := goEnv(t, "GOCACHE")
+	memo := filepath.Join(t.TempDir(), "cache") // compiled and packed once for all scripts
+	testscript.Run(t, testscript.Params{
+		Dir: filepath.Join("testdata", "script"), RequireExplicitExec: true, RequireUniqueNames: true,
+		Setup: func(env *testscript.Env) error {
+			listener, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				return err
+			}
+			root := filepath.Join(env.WorkDir, "registry")
+			server, err := serve.New(serve.Options{Root: root})
+			if err != nil {
+				return err
+			}
+			ctx, stop := context.WithCancel(context.Background())
+			done := make(chan struct{})
+			go func() {
+				defer close(done)
+				_ = server.Serve(ctx, listener)
+			}()
+			env.Defer(func() { stop(); <-done })
+			for file, content := range programs {
+				path := filepath.Join(env.WorkDir, filepath.FromSlash(file))
+				if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+					return err
+				}
+				if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
+					return err
+				}
+			}
+			home := filepath.Join(env.WorkDir, "home")
+			if err := os.MkdirAll(home, 0o755); err != nil {
+				return err
+			}
+			for key, value := range map[string]string{
+				"REGISTRY": listener.Addr().String(), "HOME": home, "USERPROFILE": home, "LOCALAPPDATA": home, "ANYARCH_CACHE": memo,
+				"GOCACHE": goCache, "GOFLAGS": "", "GOPROXY": "off", "GOENV": "off", "GOTOOLCHAIN": "local", "GOARCH": "", "GOOS": "",
+				// The directory of anyarch itself, and nothing else on PATH.
+				"BIN":   filepath.SplitList(env.Getenv("PATH"))[0],
+				"LOCAL": platform.Local().String(), "NO_COLOR": "1", "CI": "", "GITHUB_ACTIONS": "",
+			} {
+				env.Setenv(key, value)
+			}
+			return nil
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"tag":     checkTag,
+			"config":  checkConfig,
+			"base":    makeBase,
+			"half":    makeHalf,
+			"replace": replace,
+		},
+	})
+}
+
+func goEnv(t *testing.T, key string) string {
+	t.Helper()
+	out, err := exec.Command("go", "env", key).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(string(out))
+}
+
+// programs is the module of every script. They use println, so that the
+// standard library has little to compile.
+var programs = map[string]string{
+	"go.mod":              "module example.com/m\n\ngo 1.24\n",
+	"cmd/hello/main.go":   "package main\n\nvar version = \"none\"\n\nfunc main() { println(\"hello\", version) }\n",
+	"cmd/other/main.go":   "package main\n\nfunc main() { println(\"other\") }\n",
+	"cmd/exit/main.go":    "package main\n\nimport \"os\"\n\nfunc main() { os.Stdout.WriteString(os.Args[1] + os.Getenv(\"GREETING\") + \"\\n\"); os.Exit(7) }\n",
+	"lib/lib.go":          "package lib\n",
+	"only/amd64/main.go":  "package main\n\nimport \"syscall\"\n\nfunc main() {\n\t_ = syscall.Iopl(3)\n}\n",
+	"only/cgo/main.go":    "package main\n\nimport \"C\"\n\nfunc main() {}\n",
+	"files/page.html":     "<p>\n",
+	"files/sub/tool.sh":   "#!/bin/sh\n",
+	"files/sub/page.link": "",
+}
+
+// tag checks what a tag of the registry names: tag REPO TAG is FILE, where FILE
+// holds a digest; or tag REPO TAG absent.
+func checkTag(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) < 3 || neg {
+		ts.Fatalf("usage: tag REPOSITORY TAG is FILE|absent")
+	}
+	st, err := store.Open(filepath.Join(ts.Getenv("WORK"), "registry", args[0]))
+	var d ocispec.Descriptor
+	if err == nil {
+		d, err = st.Find(args[1])
+	}
+	if args[2] == "absent" {
+		if err == nil {
+			ts.Fatalf("%s:%s names %s", args[0], args[1], d.Digest)
+		}
+		return
+	}
+	ts.Check(err)
+	want := strings.TrimSpace(ts.ReadFile(args[3]))
+	want = want[strings.Index(want, "sha256:"):]
+	if d.Digest.String() != want {
+		ts.Fatalf("%s:%s names %s, want %s", args[0], args[1], d.Digest, want)
+	}
+}
+
+// config checks the config of one platform of a layout against a pattern:
+// config LAYOUT PLATFORM PATTERN. The whole of index, manifest and config is
+// matched, on one line each.
+func checkConfig(ts *testscript.TestScript, neg bool, args []string) {
+	st, err := store.Open(ts.MkAbs(args[0]))
+	ts.Check(err)
+	src := image.Layout{Store: st}
+	ctx := context.Background()
+	d, err := src.Resolve(ctx, "")
+	ts.Check(err)
+	var index ocispec.Index
+	raw, err := image.FetchJSON(ctx, src, d, &index)
+	ts.Check(err)
+	all := "index " + string(raw)
+	found := false
+	for _, m := range index.Manifests {
+		if platform.FromOCI(m.Platform).String() != args[1] {
+			continue
+		}
+		found = true
+		var manifest ocispec.Manifest
+		raw, err := image.FetchJSON(ctx, src, m, &manifest)
+		ts.Check(err)
+		all += "\nmanifest " + string(raw)
+		var any json.RawMessage
+		raw, err = image.FetchJSON(ctx, src, manifest.Config, &any)
+		ts.Check(err)
+		all += "\nconfig " + string(raw)
+	}
+	if !found {
+		ts.Fatalf("no platform %s in %s", args[1], all)
+	}
+	matched, err := regexp.MatchString(args[2], all)
+	ts.Check(err)
+	if matched == neg {
+		ts.Fatalf("%q matches: %v\n%s", args[2], matched, all)
+	}
+}
+
+// base makes a base image in the registry: base REPO TAG PLATFORM,PLATFORM…
+// A tag with a manifest alone is made with the word single. The digest of the
+// first child is $CHILD afterwards.
+func makeBase(ts *testscript.TestScript, neg bool, args []string) {
+	st, err := store.Create(filepath.Join(ts.Getenv("WORK"), "registry", args[0]))
+	ts.Check(err)
+	l, err := layer.Write(context.Background(), st, []layer.Entry{{Name: "etc/base", Size: 0}}, layer.Options{})
+	ts.Check(err)
+	l.History = ocispec.History{CreatedBy: "base"}
+	var images []image.Image
+	for name := range strings.SplitSeq(args[2], ",") {
+		p, err := platform.Parse(name)
+		ts.Check(err)
+		config := ocispec.Image{Config: ocispec.ImageConfig{Env: []string{"PATH=/bin", "FROM=base"}, User: "1000", Cmd: []string{"sh"}, Labels: map[string]string{"org.opencontainers.image.title": "base", "kept": "yes"}}}
+		img, err := image.Assemble(st, image.Recipe{Platform: p, Config: config, Layers: []image.Layer{l}})
+		ts.Check(err)
+		images = append(images, img)
+	}
+	d := images[0].Manifest
+	ts.Setenv("CHILD", d.Digest.String())
+	if len(args) < 4 {
+		d, err = image.WriteIndex(st, images, nil, image.OCI)
+		ts.Check(err)
+	}
+	ts.Check(st.Tag(context.Background(), args[1], d, true))
+}
+
+// half rewrites a layout's index so that its arm64 entry is the amd64 image
+// under another label: half LAYOUT.
+func makeHalf(ts *testscript.TestScript, neg bool, args []string) {
+	st, err := store.Open(ts.MkAbs(args[0]))
+	ts.Check(err)
+	src := image.Layout{Store: st}
+	ctx := context.Background()
+	d, err := src.Resolve(ctx, "")
+	ts.Check(err)
+	var index ocispec.Index
+	_, err = image.FetchJSON(ctx, src, d, &index)
+	ts.Check(err)
+	var manifest ocispec.Manifest
+	_, err = image.FetchJSON(ctx, src, index.Manifests[0], &manifest)
+	ts.Check(err)
+	var config ocispec.Image
+	_, err = image.FetchJSON(ctx, src, manifest.Config, &config)
+	ts.Check(err)
+	var layers []image.Layer
+	for i, l := range manifest.Layers {
+		layers = append(layers, image.Layer{Descriptor: l, DiffID: config.RootFS.DiffIDs[i]})
+	}
+	first, err := image.Assemble(st, image.Recipe{Platform: platform.Platform{OS: "linux", Architecture: "amd64"}, Config: config, Layers: layers})
+	ts.Check(err)
+	second, err := image.Assemble(st, image.Recipe{Platform: platform.Platform{OS: "linux", Architecture: "arm64"}, Config: config, Layers: layers})
+	ts.Check(err)
+	made, err := image.WriteIndex(st, []image.Image{first, second}, nil, image.OCI)
+	ts.Check(err)
+	ts.Check(st.Tag(ctx, "latest", made, false))
+}
+
+// replace changes a file: replace FILE OLD NEW.
+func replace(ts *testscript.TestScript, neg bool, args []string) {
+	data := ts.ReadFile(args[0])
+	if !strings.Contains(data, args[1]) {
+		ts.Fatalf("%s has no %q", args[0], args[1])
+	}
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(strings.ReplaceAll(data, args[1], args[2])), 0o644))
+}
+
+// TestInterrupt stops a build in the middle of compiling: nothing may be left
+// running, and no tag behind.
+func TestInterrupt(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("there is no SIGINT to send")
+	}
+	t.Parallel()
+	dir, home := t.TempDir(), t.TempDir()
+	for file, content := range map[string]string{"go.mod": "module example.com/m\n\ngo 1.24\n", "main.go": "package main\n\nimport _ \"net/http\"\n\nfunc main() {}\n"} {
+		if err := os.WriteFile(filepath.Join(dir, file), []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	registry := filepath.Join(home, "registry")
+	server, err := serve.New(serve.Options{Root: registry})
+	if err != nil {
+		t.Fatal(err)
+	}
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	go func() { _ = server.Serve(ctx, listener) }()
+	var stderr bytes.Buffer
+	run, interrupt := context.WithCancelCause(t.Context())
+	system := cli.Process()
+	system.Dir, system.Stdout, system.Stderr = dir, &bytes.Buffer{}, &stderr
+	getenv := system.Getenv
+	goCache := filepath.Join(home, "gocache") // empty, so that there is something to compile
+	system.Getenv = func(key string) string {
+		switch key {
+		case "GOCACHE":
+			return goCache
+		case "ANYARCH_CACHE":
+			return filepath.Join(home, "cache")
+		case "HOME":
+			return home
+		case "GOFLAGS", "GOENV":
+			return map[string]string{"GOENV": "off"}[key]
+		}
+		return getenv(key)
+	}
+	code := make(chan int, 1)
+	go func() {
+		code <- cli.Main(run, []string{"publish", ".", "-t", listener.Addr().String() + "/app:1.0", "--progress", "plain"}, system)
+	}()
+	// The first object in the cache says that compiling is under way.
+	for {
+		if objects, _ := filepath.Glob(filepath.Join(goCache, "[0-9a-f][0-9a-f]", "*-d")); len(objects) > 0 {
+			break
+		}
+		select {
+		case c := <-code:
+			t.Fatalf("ended with %d before it was interrupted\n%s", c, stderr.String())
+		default:
+			runtime.Gosched()
+		}
+	}
+	interrupt(context.Canceled)
+	if c := <-code; c != 130 {
+		t.Errorf("exit %d\n%s", c, stderr.String())
+	}
+	if !strings.Contains(stderr.String(), "interrupted: nothing was tagged") {
+		t.Errorf("it says\n%s", stderr.String())
+	}
+	if _, err := store.Open(filepath.Join(registry, "app")); err == nil {
+		t.Error("something was published")
+	}
+	if left := processesWith(goCache); len(left) > 0 {
+		t.Errorf("still running: %v", left)
+	}
+}
+
+// processesWith lists processes whose command line or environment names text,
+// where the system shows them.
+func processesWith(text string) []string {
+	var found []string
+	files, _ := filepath.Glob("/proc/[0-9]*/environ")
+	for _, file := range files {
+		if strings.Contains(file, fmt.Sprintf("/%d/", os.Getpid())) {
+			continue
+		}
+		if data, err := os.ReadFile(file); err == nil && bytes.Contains(data, []byte(text)) {
+			found = append(found, filepath.Dir(file))
+		}
+	}
+	return found
+}
