@@ -96,6 +96,13 @@ func (b *Builder) Packages(ctx context.Context, patterns []string, p platform.Pl
 	}
 	var packages []Package
 	for _, root := range roots {
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+		if found, ok := b.glance(root, byRoot[root], p, flags); ok {
+			packages = append(packages, found...)
+			continue
+		}
 		found, err := b.list(ctx, root, byRoot[root], p, flags)
 		if err != nil && !refused.Add(err) {
 			return nil, err
@@ -243,8 +250,12 @@ func (b *Builder) list(ctx context.Context, root string, patterns []string, p pl
 		e.Fix = b.suggestMains(ctx, root, p, flags)
 		return nil, e
 	}
-	slices.SortFunc(packages, func(x, y Package) int { return cmp.Compare(x.ImportPath, y.ImportPath) })
+	sortPackages(packages)
 	return slices.CompactFunc(packages, func(x, y Package) bool { return x.ImportPath == y.ImportPath }), nil
+}
+
+func sortPackages(packages []Package) {
+	slices.SortFunc(packages, func(x, y Package) int { return cmp.Compare(x.ImportPath, y.ImportPath) })
 }
 
 func toPackage(root string, pkg listed) Package {
