@@ -33,8 +33,8 @@ const StaticVersion = "2026-10-30"
 // them against what is made.
 const (
 	staticDiffID     digest.Digest = "sha256:bf2f2145175c8e4f3fbb3024aded521f03405770894e61b197417356b0954b14"
-	staticGzipDigest digest.Digest = "sha256:2d267d167c47202e3a3ccf04e65280a4630906ed2d01ccc1c31c13c33b02b2ec"
-	staticGzipSize                 = 213754
+	staticGzipDigest digest.Digest = "sha256:6198cb0daad07f5759666ee014b04b06b995b69a7e01f46a8e54888829abf3be"
+	staticGzipSize                 = 214416
 	staticZstdDigest digest.Digest = "sha256:ea2b2fe4ffa45c2ba34df7baa00898becdfe910a96964c365f26eb1f857a4efd"
 	staticZstdSize                 = 163957
 )

@@ -53,7 +53,7 @@ func TestGoldenDigests(t *testing.T) {
 	t.Parallel()
 	const diffID = "sha256:7c5b0ea8b906d7c005e125be6ffd67c4a45554b757429492d5a5fc64f150b5a4"
 	tests := map[Compression]string{
-		Gzip: "sha256:a30c1935f1068582f6ada8273169c7cac356964b34e830e95152327f5972b09d",
+		Gzip: "sha256:0fe2b2928c58334aef0b8aa7c2723b58df9d449f983731bf2e4ec83c76d49fe0",
 		Zstd: "sha256:3095ab421ed061a3a6cbd4e27d02f135cd75bfccdcfa1a17c1ae95e5fc276ee6",
 	}
 	for compression, want := range tests {
@@ -223,7 +223,7 @@ func BenchmarkWrite(b *testing.B) {
 				if err != nil {
 					b.Fatal(err)
 				}
-				w, err := compression.encoder(io.Discard)
+				w, err := Options{Compression: compression}.encoder(io.Discard, nil)
 				if err != nil {
 					b.Fatal(err)
 				}

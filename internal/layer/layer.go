@@ -15,7 +15,6 @@ import (
 	"io/fs"
 	"time"
 
-	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -86,17 +85,10 @@ func (c Compression) MediaType() string {
 // encoder compresses into w. Neither encoder's output depends on the sizes of
 // the writes. The encoders of klauspost/compress have assembly for some
 // architectures, which its authors test to give the same output as the Go code.
-func (c Compression) encoder(w io.Writer) (io.WriteCloser, error) {
-	switch c {
+func (o Options) encoder(w io.Writer, st *store.Store) (io.WriteCloser, error) {
+	switch o.Compression {
 	case "", Gzip:
-		encoder, err := gzip.NewWriterLevel(w, gzipLevel)
-		if err != nil {
-			return nil, err
-		}
-		// No name, no time and no system in the header (RFC 1952, 2.3.1). The
-		// time has to be said: of a zero Time the encoder writes the low bits.
-		encoder.Header = gzip.Header{ModTime: time.Unix(0, 0), OS: 255}
-		return encoder, nil
+		return newBlockGzip(w, st, o.Earlier)
 	case Zstd:
 		return zstd.NewWriter(w,
 			zstd.WithEncoderLevel(zstdLevel),
@@ -104,7 +96,7 @@ func (c Compression) encoder(w io.Writer) (io.WriteCloser, error) {
 			zstd.WithEncoderConcurrency(1), // blocks are cut in the same places on every machine
 			zstd.WithEncoderCRC(true))
 	}
-	_, err := ParseCompression(string(c))
+	_, err := ParseCompression(string(o.Compression))
 	return nil, err
 }
 
@@ -127,6 +119,11 @@ type Options struct {
 	// what is missing and keep what is there, also where it is a link: right
 	// for a layer over a base whose tree isn't known.
 	OmitParents bool
+	// Earlier is what Made was told of a layer with much of the same content,
+	// whose blob may be in the store; it saves time and changes nothing else.
+	Earlier *Blocks
+	// Made, if not nil, is told what a gzip layer is made of.
+	Made func(Blocks)
 }
 
 // Write makes a layer of entries and stores it. Digest, size and diff ID are
@@ -144,7 +141,7 @@ func Write(ctx context.Context, st *store.Store, entries []Entry, o Options) (im
 		return image.Layer{}, err
 	}
 	defer blob.Abort()
-	encoder, err := o.Compression.encoder(blob)
+	encoder, err := o.encoder(blob, st)
 	if err != nil {
 		return image.Layer{}, err
 	}
@@ -160,6 +157,9 @@ func Write(ctx context.Context, st *store.Store, entries []Entry, o Options) (im
 	d, err := blob.Commit("")
 	if err != nil {
 		return image.Layer{}, err
+	}
+	if blocks, ok := encoder.(*blockGzip); ok && o.Made != nil {
+		o.Made(Blocks{Blob: d, Blocks: blocks.made})
 	}
 	return image.Layer{
 		Descriptor: ocispec.Descriptor{MediaType: o.Compression.MediaType(), Digest: d, Size: size},

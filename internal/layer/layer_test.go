@@ -174,11 +174,12 @@ func TestReadingBack(t *testing.T) {
 				}
 				members := readBack(t, st, l)
 				got := members[len(members)-1].Header
-				if test.want.ModTime.IsZero() {
-					test.want.ModTime = time.Unix(0, 0)
+				wantTime := test.want.ModTime
+				if wantTime.IsZero() {
+					wantTime = time.Unix(0, 0)
 				}
-				if !got.ModTime.Equal(test.want.ModTime) {
-					t.Errorf("time %v, want %v", got.ModTime, test.want.ModTime)
+				if !got.ModTime.Equal(wantTime) {
+					t.Errorf("time %v, want %v", got.ModTime, wantTime)
 				}
 				if got.Format != test.format {
 					t.Errorf("format %v, want %v", got.Format, test.format)

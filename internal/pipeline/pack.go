@@ -77,7 +77,11 @@ func (r *run) packPrograms(ctx context.Context, target plan.Image, p platform.Pl
 			Open: func() (io.ReadCloser, error) { return os.Open(f.path) },
 		})
 	}
-	l, err = layer.Write(ctx, r.cache, entries, r.layerOptions(p))
+	options := r.layerOptions(p)
+	slot := r.slot(target, p)
+	options.Earlier = r.recallBlocks(slot)
+	options.Made = func(b layer.Blocks) { r.rememberBlocks(slot, b) }
+	l, err = layer.Write(ctx, r.cache, entries, options)
 	if err != nil {
 		return image.Layer{}, nil, false, err
 	}
@@ -88,6 +92,33 @@ func (r *run) packPrograms(ctx context.Context, target plan.Image, p platform.Pl
 	}
 	r.remember(key, packed{Descriptor: l.Descriptor, DiffID: l.DiffID, Binaries: binaries})
 	return l, binaries, false, nil
+}
+
+// slot names the place that a layer of programs has in the memory of runs:
+// those of the same packages for the same platform, whatever is in them.
+func (r *run) slot(target plan.Image, p platform.Platform) string {
+	var packages []string
+	for _, pkg := range target.Packages {
+		packages = append(packages, pkg.ImportPath)
+	}
+	return r.key("blocks", p, append(packages, p.String()))
+}
+
+// recallBlocks finds what the last layer in a slot was made of. After a small
+// change most of it can be taken over.
+func (r *run) recallBlocks(slot string) *layer.Blocks {
+	data, ok := r.memo.Get(slot)
+	var b layer.Blocks
+	if !ok || json.Unmarshal(data, &b) != nil {
+		return nil
+	}
+	return &b
+}
+
+func (r *run) rememberBlocks(slot string, b layer.Blocks) {
+	if data, err := json.Marshal(b); err == nil {
+		r.memo.Put(slot, data)
+	}
 }
 
 func sameFile(a, b fs.FileInfo) bool {
