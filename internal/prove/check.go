@@ -61,7 +61,7 @@ func compare(b *Binary, p platform.Platform) *mismatch {
 	}
 	switch {
 	case suits:
-	case b.Architecture == "386" && p.Architecture == "amd64":
+	case p.Architecture == "amd64" && (b.Architecture == "386" || b.Machine == machineX32):
 		return &mismatch{what: what, seen: header, mild: true}
 	default:
 		return &mismatch{what: what, seen: header}

@@ -32,6 +32,9 @@ const (
 	machineAMDGPU    = 224
 )
 
+// machineX32 is x86-64 with pointers of 32 bits.
+const machineX32 = "x86-64 (x32)"
+
 // elfFile is the little of an ELF file that decides where it runs. It follows
 // the program headers, as the kernel does; sections, which may be missing or
 // lie, are only used to find what has no program header.
@@ -387,7 +390,7 @@ func (f *elfFile) describe() (machine, architecture string, portable bool) {
 	switch f.machine {
 	case elf.EM_X86_64:
 		if !f.is64 {
-			return "x86-64 (x32)", "", false
+			return machineX32, "", false
 		}
 		return endian("x86-64", "amd64", "")
 	case elf.EM_386, elf.EM_486:

@@ -5,12 +5,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"slices"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/anyarch/anyarch/internal/image"
 	"github.com/anyarch/anyarch/internal/platform"
@@ -173,24 +173,42 @@ func (w *walker) attest(d ocispec.Descriptor, kind string) {
 // attestations finds attestations that are gone. Their content is nobody's
 // platform, so that is a warning.
 func (w *walker) attestations(ctx context.Context) error {
-	for _, a := range w.report.Attestations {
-		d := ocispec.Descriptor{MediaType: a.MediaType, Digest: a.Digest}
-		err := checkDescriptor(d, "attestation")
-		if err == nil {
-			var r io.ReadCloser
-			if r, err = w.src.Fetch(ctx, d); err == nil {
-				r.Close()
-				continue
+	wrong := make([]*defect, len(w.report.Attestations))
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(parallel)
+	for i, a := range w.report.Attestations {
+		g.Go(func() error {
+			err := w.there(ctx, ocispec.Descriptor{MediaType: a.MediaType, Digest: a.Digest}, "attestation")
+			if errors.As(err, &wrong[i]) {
+				return nil
 			}
-			err = classify(err, d, "attestation")
-		}
-		var known *defect
-		if !errors.As(err, &known) {
 			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	for i, known := range wrong {
+		if known != nil {
+			w.add(Finding{
+				Rule: known.rule, Severity: Warning, Digest: w.report.Attestations[i].Digest,
+				Summary: known.summary, Seen: known.seen, Fix: fixFor(known.rule),
+			})
 		}
-		w.add(Finding{Rule: known.rule, Severity: Warning, Digest: a.Digest, Summary: known.summary, Seen: known.seen, Fix: fixFor(known.rule)})
 	}
 	return nil
+}
+
+// there reports whether a blob can be opened.
+func (w *walker) there(ctx context.Context, d ocispec.Descriptor, noun string) error {
+	if err := checkDescriptor(d, noun); err != nil {
+		return err
+	}
+	r, err := w.src.Fetch(ctx, d)
+	if err != nil {
+		return classify(err, d, noun)
+	}
+	return r.Close()
 }
 
 // sortOut turns children that are no images into attestations, and compares the

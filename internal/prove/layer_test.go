@@ -4,7 +4,9 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"strings"
 	"testing"
@@ -16,6 +18,7 @@ import (
 
 	"github.com/anyarch/anyarch/internal/image"
 	"github.com/anyarch/anyarch/internal/prove"
+	"github.com/anyarch/anyarch/internal/store"
 )
 
 // The entries of each archive come after a wrong program at /opt/app and before
@@ -212,12 +215,15 @@ func FuzzLayer(f *testing.F) {
 	_ = w.Close()
 	f.Add(z.Bytes())
 	f.Add(zstded(f, tarOf(f, file("a", "b"))))
-	st := newFixture(f)
 	f.Fuzz(func(t *testing.T, blob []byte) {
-		fx := fixture{t, st.Store}
-		l := layer{fx.blob(ocispec.MediaTypeImageLayer, blob), digest.FromBytes(blob)}
-		index := fx.manifest(shape{platform: "linux/amd64", entrypoint: []string{"app"}, layers: []layer{l}})
-		r, err := prove.Verify(context.Background(), image.Layout{Store: st.Store}, index, prove.Options{Limits: prove.Limits{Uncompressed: 4 << 20}, TempDir: t.TempDir()})
+		src := inMemory{}
+		l := src.add(ocispec.MediaTypeImageLayer, blob)
+		config := fmt.Sprintf(`{"os":"linux","architecture":"amd64","config":{"Entrypoint":["app"]},"rootfs":{"diff_ids":[%q]}}`, l.Digest)
+		manifest, err := json.Marshal(ocispec.Manifest{Config: src.add(ocispec.MediaTypeImageConfig, []byte(config)), Layers: []descriptor{l}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, err := prove.Verify(context.Background(), src, src.add(ocispec.MediaTypeImageManifest, manifest), prove.Options{Limits: prove.Limits{Uncompressed: 4 << 20}, TempDir: t.TempDir()})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -226,3 +232,26 @@ func FuzzLayer(f *testing.F) {
 		}
 	})
 }
+
+// inMemory is a source without a disk behind it.
+type inMemory map[digest.Digest][]byte
+
+func (m inMemory) add(mediaType string, data []byte) descriptor {
+	d := descriptor{MediaType: mediaType, Digest: digest.FromBytes(data), Size: int64(len(data))}
+	m[d.Digest] = data
+	return d
+}
+
+func (m inMemory) Fetch(_ context.Context, d descriptor) (io.ReadCloser, error) {
+	data, ok := m[d.Digest]
+	if !ok {
+		return nil, store.ErrNotFound
+	}
+	return image.Verified(io.NopCloser(bytes.NewReader(data)), d), nil
+}
+
+func (m inMemory) Resolve(context.Context, string) (descriptor, error) {
+	return descriptor{}, store.ErrNotFound
+}
+func (m inMemory) Tags(context.Context) ([]string, error)                         { return nil, nil }
+func (m inMemory) Referrers(context.Context, digest.Digest) ([]descriptor, error) { return nil, nil }

@@ -14,7 +14,7 @@ import (
 type foreign struct {
 	path     string
 	layer    digest.Digest
-	machine  string
+	machine  string // and what else sets it apart, for counting
 	what     string
 	severity Severity
 }
@@ -59,7 +59,13 @@ func (c *child) judge() {
 			return
 		}
 		if m := compare(&b, c.platform); m != nil {
-			wrong = append(wrong, foreign{h.path, c.layerOf(h).digest, b.Machine, m.what, c.foreignSeverity(h.path, &b, m, places)})
+			machine := b.Machine
+			if m.level {
+				machine += " of a higher level"
+			} else if !runsFormat(&b, c.platform) {
+				machine += " for " + b.system()
+			}
+			wrong = append(wrong, foreign{h.path, c.layerOf(h).digest, machine, m.what, c.foreignSeverity(h.path, &b, m, places)})
 			return
 		}
 		if b.Kind == kindProgram && b.Interpreter != "" {
@@ -204,17 +210,18 @@ func (c *child) reportForeign(wrong []foreign) {
 			f.Files = append(f.Files, w.path)
 		}
 	}
-	var parts []string
-	for _, m := range machines {
-		parts = append(parts, fmt.Sprintf("%d for %s", counts[m], m))
+	slices.SortStableFunc(machines, func(a, b string) int { return cmp.Compare(counts[b], counts[a]) })
+	parts := make([]string, len(machines))
+	for i, m := range machines {
+		parts[i] = fmt.Sprintf("%d %s", counts[m], m)
 	}
-	noun := "files are"
-	if len(wrong) == 1 {
-		noun = "file is"
-	}
-	f.Summary = fmt.Sprintf("%d %s for another machine: %s", len(wrong), noun, strings.Join(parts, ", "))
-	if len(wrong) == 1 {
+	switch {
+	case len(wrong) == 1:
 		f.Summary = fmt.Sprintf("%s is %s", wrong[0].path, wrong[0].what)
+	case len(machines) == 1:
+		f.Summary = fmt.Sprintf("%d files are %s", len(wrong), machines[0])
+	default:
+		f.Summary = fmt.Sprintf("%d files are for other machines: %s", len(wrong), strings.Join(parts, ", "))
 	}
 	if b := c.report.EntrypointBinary; b != nil && compare(b, c.platform) == nil && severity == Error {
 		f.Summary += fmt.Sprintf(" (the entrypoint is %s)", b.Machine)

@@ -1,0 +1,255 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/anyarch/anyarch/internal/ui"
+)
+
+// What anyarch means to reach.
+const (
+	coldFactor    = 1.05
+	coldSeconds   = 0.5
+	oneLineFactor = 1.15
+	nothingFactor = 2.0
+	memoryLimit   = 100_000_000 // bytes
+)
+
+// about says where figures come from.
+type about struct {
+	OS       string            `json:"os"`
+	Arch     string            `json:"arch"`
+	CPUs     int               `json:"cpus"`
+	Time     time.Time         `json:"time"`
+	Rounds   int               `json:"rounds"`
+	Cold     int               `json:"cold"`
+	Registry string            `json:"registry"`
+	Tools    map[string]string `json:"tools"` // versions
+	Skipped  []string          `json:"skipped,omitempty"`
+}
+
+// row is one tool in one scenario: medians over the rounds, ratios to the floor
+// of the same round.
+type row struct {
+	Module   string  `json:"module"`
+	Scenario string  `json:"scenario"`
+	Tool     string  `json:"tool"`
+	Rounds   int     `json:"rounds"`
+	Wall     float64 `json:"wall"` // seconds
+	XWall    float64 `json:"wallRatio"`
+	CPU      float64 `json:"cpu"` // seconds
+	XCPU     float64 `json:"cpuRatio"`
+	Memory   int64   `json:"memory"` // bytes, the highest of all rounds
+	Uploaded int64   `json:"uploaded"`
+	Requests int64   `json:"requests"`
+	Others   float64 `json:"others"`
+
+	over float64 // median of wall beyond coldFactor floors, in seconds
+	most int64   // the most that any round uploaded
+}
+
+// target is one goal with what was reached.
+type target struct {
+	Goal    string `json:"goal"`
+	Module  string `json:"module"`
+	Reached string `json:"reached"`
+	Met     bool   `json:"met"`
+}
+
+type report struct {
+	About   about    `json:"about"`
+	Rows    []row    `json:"rows"`
+	Targets []target `json:"targets"`
+	Samples []sample `json:"samples"`
+}
+
+func newReport(samples []sample, a about) *report {
+	rows := rowsOf(samples)
+	return &report{About: a, Rows: rows, Targets: targetsOf(rows), Samples: samples}
+}
+
+// rowsOf puts samples together, in the order in which scenarios and tools
+// first occur, except that cold and its tools start with the floor.
+func rowsOf(samples []sample) []row {
+	type key struct{ module, scenario, tool string }
+	type round struct {
+		module, scenario string
+		round            int
+	}
+	floors := map[round]sample{}
+	groups := map[key][]sample{}
+	var order []key
+	for _, s := range samples {
+		if s.Tool == "floor" {
+			floors[round{s.Module, s.Scenario, s.Round}] = s
+		}
+		k := key{s.Module, s.Scenario, s.Tool}
+		if groups[k] == nil {
+			order = append(order, k)
+		}
+		groups[k] = append(groups[k], s)
+	}
+	// Rotation and leaving out shuffle tools; the table shouldn't.
+	position := map[string]int{}
+	for _, k := range order {
+		if _, seen := position[k.module+"/"+k.scenario]; !seen {
+			position[k.module+"/"+k.scenario] = len(position)
+		}
+	}
+	rank := map[string]int{"floor": 0, "anyarch": 1, "ko": 2, "ko-cache": 3, "buildah": 4}
+	slices.SortStableFunc(order, func(x, y key) int {
+		if d := position[x.module+"/"+x.scenario] - position[y.module+"/"+y.scenario]; d != 0 {
+			return d
+		}
+		return rank[x.tool] - rank[y.tool]
+	})
+	var rows []row
+	for _, k := range order {
+		group := groups[k]
+		r := row{Module: k.module, Scenario: k.scenario, Tool: k.tool, Rounds: len(group)}
+		var xwall, xcpu, over []float64
+		for _, s := range group {
+			r.Memory, r.most = max(r.Memory, s.Memory), max(r.most, s.Uploaded)
+			if f, ok := floors[round{s.Module, s.Scenario, s.Round}]; ok {
+				if f.Wall > 0 {
+					xwall = append(xwall, s.Wall/f.Wall)
+				}
+				if f.CPU > 0 {
+					xcpu = append(xcpu, s.CPU/f.CPU)
+				}
+				over = append(over, s.Wall-coldFactor*f.Wall)
+			}
+		}
+		r.Wall = medianOf(group, func(s sample) float64 { return s.Wall })
+		r.CPU = medianOf(group, func(s sample) float64 { return s.CPU })
+		r.Others = medianOf(group, func(s sample) float64 { return s.Others })
+		r.Uploaded = int64(medianOf(group, func(s sample) float64 { return float64(s.Uploaded) }))
+		r.Requests = int64(medianOf(group, func(s sample) float64 { return float64(s.Requests) }))
+		r.XWall, r.XCPU, r.over = median(xwall), median(xcpu), median(over)
+		rows = append(rows, r)
+	}
+	return rows
+}
+
+func medianOf(samples []sample, of func(sample) float64) float64 {
+	values := make([]float64, len(samples))
+	for i, s := range samples {
+		values[i] = of(s)
+	}
+	return median(values)
+}
+
+// median is the middle value, or the mean of the two middle ones; 0 of none.
+func median(values []float64) float64 {
+	if len(values) == 0 {
+		return 0
+	}
+	sorted := slices.Sorted(slices.Values(values))
+	half := len(sorted) / 2
+	if len(sorted)%2 == 1 {
+		return sorted[half]
+	}
+	return (sorted[half-1] + sorted[half]) / 2
+}
+
+// targetsOf compares the rows of anyarch with what is to be reached. Ratios
+// hold for programs as people ship them; the large module is for memory.
+func targetsOf(rows []row) []target {
+	var list []target
+	memory := map[string]int64{}
+	var modules []string
+	for _, r := range rows {
+		if r.Tool != "anyarch" {
+			continue
+		}
+		if _, seen := memory[r.Module]; !seen {
+			modules = append(modules, r.Module)
+		}
+		memory[r.Module] = max(memory[r.Module], r.Memory)
+		switch {
+		case r.Scenario == "nothing":
+			if r.Module == "many" {
+				list = append(list, target{fmt.Sprintf("nothing: ≤ %.2f × floor", nothingFactor), r.Module, fmt.Sprintf("%.2f ×", r.XWall), r.XWall <= nothingFactor})
+			}
+			list = append(list, target{"nothing: 0 bytes uploaded", r.Module, ui.Bytes(r.most), r.most == 0})
+		case r.Module == "large":
+		case r.Scenario == "cold":
+			list = append(list, target{fmt.Sprintf("cold: ≤ %.2f × floor + %.1f s", coldFactor, coldSeconds), r.Module, fmt.Sprintf("%.2f × floor %+.2f s", coldFactor, r.over), r.over <= coldSeconds})
+		case r.Scenario == "one-line":
+			list = append(list, target{fmt.Sprintf("one-line: ≤ %.2f × floor", oneLineFactor), r.Module, fmt.Sprintf("%.2f ×", r.XWall), r.XWall <= oneLineFactor})
+		}
+	}
+	for _, m := range modules {
+		if memory[m] > 0 {
+			list = append(list, target{"memory: ≤ 100 MB", m, fmt.Sprintf("%.0f MB", float64(memory[m])/1e6), memory[m] <= memoryLimit})
+		}
+	}
+	return list
+}
+
+func (r *report) print(w io.Writer) error {
+	a := r.About
+	fmt.Fprintf(w, "\n%s/%s, %d CPUs, %d warm and %d cold rounds, registry %s\n", a.OS, a.Arch, a.CPUs, a.Rounds, a.Cold, a.Registry)
+	for _, name := range slices.Sorted(maps.Keys(a.Tools)) {
+		fmt.Fprintf(w, "  %s: %s\n", name, a.Tools[name])
+	}
+	for _, text := range a.Skipped {
+		fmt.Fprintf(w, "  %s\n", ui.Clean(text))
+	}
+	fmt.Fprintln(w)
+	style := ui.NewStyle(os.Getenv, ui.ColorNever, false, "")
+	t := ui.NewTable(style, 0, "module", "scenario", "tool", "wall", "× floor", "CPU", "× floor", "memory", "uploaded", "requests", "others")
+	last := ""
+	for _, row := range r.Rows {
+		group := row.Module + "/" + row.Scenario
+		module, scenario := row.Module, row.Scenario
+		if group == last {
+			module, scenario = "", ""
+		}
+		last = group
+		cells := []string{module, scenario, row.Tool,
+			fmt.Sprintf("%.2f s", row.Wall), fmt.Sprintf("%.2f", row.XWall), fmt.Sprintf("%.2f s", row.CPU), fmt.Sprintf("%.2f", row.XCPU)}
+		memory, others := "", ""
+		if row.Memory > 0 {
+			memory = fmt.Sprintf("%.0f MB", float64(row.Memory)/1e6)
+		}
+		if row.Others >= 0 {
+			others = fmt.Sprintf("%.2f", row.Others)
+		}
+		cells = append(cells, memory)
+		if row.Tool == "floor" {
+			cells = append(cells, "", "")
+		} else {
+			cells = append(cells, ui.Bytes(row.Uploaded), fmt.Sprint(row.Requests))
+		}
+		t.Row(append(cells, others)...)
+	}
+	if _, err := t.WriteTo(w); err != nil {
+		return err
+	}
+	fmt.Fprintln(w)
+	t = ui.NewTable(style, 0, "target", "module", "reached", "")
+	for _, goal := range r.Targets {
+		met := "met"
+		if !goal.Met {
+			met = "not met"
+		}
+		t.Row(goal.Goal, goal.Module, goal.Reached, met)
+	}
+	_, err := t.WriteTo(w)
+	return err
+}
+
+func (r *report) save(file string) error {
+	data, err := json.MarshalIndent(r, "", "\t")
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(file, append(data, '\n'), 0o644)
+}
