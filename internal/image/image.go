@@ -28,6 +28,9 @@ const (
 	DockerForeignLayer = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip"
 )
 
+// foreignLayer is deprecated, but old Windows bases have it.
+const foreignLayer = "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip"
+
 // IsIndex reports whether a media type is an OCI index or a Docker manifest list.
 func IsIndex(mediaType string) bool {
 	return mediaType == ocispec.MediaTypeImageIndex || mediaType == DockerManifestList
@@ -134,8 +137,8 @@ func convert(d ocispec.Descriptor, family MediaTypes) (ocispec.Descriptor, error
 		if family == Docker {
 			result.MediaType = DockerLayer
 		}
-	case ocispec.MediaTypeImageLayerNonDistributableGzip, DockerForeignLayer: //nolint:staticcheck // old Windows bases have them
-		result.MediaType = ocispec.MediaTypeImageLayerNonDistributableGzip //nolint:staticcheck
+	case foreignLayer, DockerForeignLayer:
+		result.MediaType = foreignLayer
 		if family == Docker {
 			result.MediaType = DockerForeignLayer
 		}

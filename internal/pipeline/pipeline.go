@@ -98,12 +98,6 @@ type run struct {
 	fails atomic.Bool // some platform has failed: no more uploads
 }
 
-// built is one image for one platform, with what is known of it.
-type built struct {
-	PlatformOutcome
-	err error
-}
-
 // Run does what the plan says. If any platform of any image fails, all that
 // failed is reported and nothing is published.
 func Run(ctx context.Context, p *plan.Plan, o Options) (*Outcome, error) {
@@ -122,11 +116,11 @@ func Run(ctx context.Context, p *plan.Plan, o Options) (*Outcome, error) {
 	}
 	outcome := &Outcome{}
 	for i, target := range p.Images {
-		io, err := r.finish(ctx, target, results[i])
+		finished, err := r.finish(ctx, target, results[i])
 		if err != nil {
 			return nil, err
 		}
-		outcome.Images = append(outcome.Images, io)
+		outcome.Images = append(outcome.Images, finished)
 	}
 	if err := r.publish(ctx, outcome, sessions); err != nil {
 		return nil, err
@@ -171,10 +165,10 @@ func (b blobs) Open(ctx context.Context, l image.Layer) (io.ReadCloser, error) {
 
 // build compiles and packs every platform of every image, and starts uploads
 // of what is finished.
-func (r *run) build(ctx context.Context, sessions [][]*publish.Session) ([][]built, error) {
-	results := make([][]built, len(r.plan.Images))
+func (r *run) build(ctx context.Context, sessions [][]*publish.Session) ([][]PlatformOutcome, error) {
+	results := make([][]PlatformOutcome, len(r.plan.Images))
 	for i := range results {
-		results[i] = make([]built, len(r.plan.Platforms))
+		results[i] = make([]PlatformOutcome, len(r.plan.Platforms))
 	}
 	// The go command uses all cores where it can; linking can't. Two at once
 	// keep two cores busy, and memory bounded: links are its peak.
@@ -187,7 +181,7 @@ func (r *run) build(ctx context.Context, sessions [][]*publish.Session) ([][]bui
 	)
 	for j, p := range r.plan.Platforms {
 		wg.Go(func() {
-			errs[j] = r.buildPlatform(ctx, p, compiling, func(i int, b built) {
+			errs[j] = r.buildPlatform(ctx, p, compiling, func(i int, b PlatformOutcome) {
 				results[i][j] = b
 				if b.Cached || r.fails.Load() || r.DryRun {
 					return // most probably there already: asked for later, by tag
@@ -224,7 +218,7 @@ func (r *run) build(ctx context.Context, sessions [][]*publish.Session) ([][]bui
 }
 
 // buildPlatform makes all images for one platform and hands each to done.
-func (r *run) buildPlatform(ctx context.Context, p platform.Platform, compiling chan struct{}, done func(i int, b built)) error {
+func (r *run) buildPlatform(ctx context.Context, p platform.Platform, compiling chan struct{}, done func(i int, b PlatformOutcome)) error {
 	select {
 	case compiling <- struct{}{}:
 	case <-ctx.Done():
@@ -288,7 +282,7 @@ func names(packages []gobuild.Package) string {
 }
 
 // pack makes one image for one platform and checks what went into it.
-func (r *run) pack(ctx context.Context, target plan.Image, p platform.Platform, programs *gobuild.Programs) (built, error) {
+func (r *run) pack(ctx context.Context, target plan.Image, p platform.Platform, programs *gobuild.Programs) (PlatformOutcome, error) {
 	end := r.Event.Start(r.label(target), p.String(), progress.Pack, "")
 	b, err := r.packImage(ctx, target, p, programs)
 	switch {
@@ -310,8 +304,8 @@ func (r *run) label(target plan.Image) string {
 	return target.Name
 }
 
-func (r *run) packImage(ctx context.Context, target plan.Image, p platform.Platform, programs *gobuild.Programs) (built, error) {
-	var b built
+func (r *run) packImage(ctx context.Context, target plan.Image, p platform.Platform, programs *gobuild.Programs) (PlatformOutcome, error) {
+	var b PlatformOutcome
 	under := r.plan.BaseImages[p]
 	layers := slices.Clone(under.Layers)
 	if len(target.Files) > 0 {
@@ -363,12 +357,12 @@ func (r *run) history(l image.Layer, what string) image.Layer {
 }
 
 // finish proves one image on all its platforms and writes its index.
-func (r *run) finish(ctx context.Context, target plan.Image, results []built) (ImageOutcome, error) {
+func (r *run) finish(ctx context.Context, target plan.Image, results []PlatformOutcome) (ImageOutcome, error) {
 	o := ImageOutcome{Name: target.Name, Packages: target.Packages}
 	var images []image.Image
 	for _, b := range results {
 		images = append(images, b.Image)
-		o.Platforms = append(o.Platforms, b.PlatformOutcome)
+		o.Platforms = append(o.Platforms, b)
 	}
 	index, err := image.WriteIndex(r.cache, images, target.Annotations, r.plan.MediaTypes)
 	if err != nil {

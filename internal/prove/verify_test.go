@@ -210,12 +210,11 @@ func TestImages(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			f := newFixture(t)
-			index := f.index()
 			var manifests []descriptor
 			for _, s := range test.shapes(f) {
 				manifests = append(manifests, f.manifest(s))
 			}
-			index = f.index(manifests...)
+			index := f.index(manifests...)
 			r := f.verify(index, prove.Options{Depth: test.depth, Allow: test.allow})
 			expect(t, r, test.want...)
 			if len(r.Platforms) != len(manifests) {

@@ -309,9 +309,7 @@ func (h *host) unauthorized(f *failure, cred credential, step string, withheld b
 		e.Summary = fmt.Sprintf("%s doesn't accept the credentials (%s)", h.name, cred.who())
 		e.Seen = append(e.Seen, "credentials: "+cred.place)
 	}
-	for _, note := range cred.notes {
-		e.Seen = append(e.Seen, note)
-	}
+	e.Seen = append(e.Seen, cred.notes...)
 	if f.message != "" || f.code != "" {
 		e.Seen = append(e.Seen, h.scrub("it says: "+strings.TrimSpace(f.code+" "+f.message)))
 	}

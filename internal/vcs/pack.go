@@ -223,6 +223,9 @@ func (p *pack) entryAt(offset int64) (entry, error) {
 		return head[at-1], true
 	}
 	c, ok := next()
+	if !ok {
+		return entry{}, p.bad("an object has no size")
+	}
 	e := entry{kind: c >> 4 & 7, size: int64(c & 15)}
 	for shift := 4; c&0x80 != 0; shift += 7 {
 		if c, ok = next(); !ok || shift > 53 {
