@@ -1,0 +1,332 @@
+package filetree
+
+import (
+	"io/fs"
+	"path"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// Put makes name a file with these attributes, in place of what is there; a
+// symbolic link at name is replaced, not followed. The parent must exist. Where a
+// directory is put over a directory, what is in it stays; a file over a directory,
+// or the other way round, is EISDIR or ENOTDIR: remove it first.
+func (t *Tree) Put(name string, a Attr) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	a.hardlink = nil
+	return pathError("create", name, t.put(name, a))
+}
+
+func (t *Tree) put(name string, a Attr) error {
+	p, err := t.walk(strings.TrimRight(name, "/"), false)
+	if err != nil {
+		return err
+	}
+	a.incomplete = false
+	if p.path == "" {
+		if !a.IsDir() {
+			return syscall.EISDIR
+		}
+		t.root = t.own(t.root)
+		a.incomplete = t.root.incomplete
+		t.root.Attr = a
+		return nil
+	}
+	if p.node != nil {
+		switch {
+		case p.node.IsDir() && !a.IsDir():
+			return syscall.EISDIR
+		case !p.node.IsDir() && a.IsDir():
+			return syscall.ENOTDIR
+		case a.IsDir():
+			n := t.ownPath(p.path)
+			a.incomplete = n.incomplete
+			n.Attr = a
+			return nil
+		}
+	}
+	fresh := &node{Attr: a, token: t.token}
+	if a.IsDir() {
+		fresh.children = map[string]*node{}
+	}
+	t.ownPath(path.Dir(p.path)).children[path.Base(p.path)] = fresh
+	return nil
+}
+
+// WriteFile makes name a regular file with this content, following symbolic
+// links. A file that is there keeps its mode, owner and extended attributes and
+// its other names; a new one gets those of a.
+func (t *Tree) WriteFile(name string, c Content, a Attr) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	p, err := t.walk(name, true)
+	if err != nil {
+		return pathError("open", name, err)
+	}
+	if p.node == nil {
+		a.Mode &^= fs.ModeType
+		a.Content, a.hardlink = c, nil
+		return pathError("open", name, t.put(p.path, a))
+	}
+	if p.node.IsDir() {
+		return pathError("open", name, syscall.EISDIR)
+	}
+	if !p.node.IsRegular() {
+		return pathError("open", name, syscall.EINVAL)
+	}
+	t.updateLinked(p, func(n *Attr) {
+		n.Content = c
+		n.ModTime = a.ModTime
+	})
+	return nil
+}
+
+// Update changes the attributes of a file, of all its names if it has several.
+// The type can't be changed.
+func (t *Tree) Update(name string, follow bool, change func(*Attr)) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	p, err := t.walk(name, follow)
+	if err == nil && p.node == nil {
+		err = fs.ErrNotExist
+	}
+	if err != nil {
+		return pathError("change", name, err)
+	}
+	t.updateLinked(p, change)
+	return nil
+}
+
+func (t *Tree) updateLinked(p place, change func(*Attr)) {
+	update := func(name string) {
+		n := t.ownPath(name)
+		kind := n.Mode & fs.ModeType
+		link := n.hardlink
+		incomplete := n.incomplete
+		change(&n.Attr)
+		n.Mode = n.Mode&^fs.ModeType | kind
+		n.hardlink, n.incomplete = link, incomplete
+	}
+	if p.node.hardlink == nil {
+		update(p.path)
+		return
+	}
+	id := p.node.hardlink
+	var names []string
+	_ = walkNode("/", t.root, func(name string, a Attr) error {
+		if a.hardlink == id {
+			names = append(names, name)
+		}
+		return nil
+	})
+	for _, name := range names {
+		update(name)
+	}
+}
+
+// Mkdir makes a directory. EEXIST if name exists.
+func (t *Tree) Mkdir(name string, a Attr) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	p, err := t.walk(strings.TrimRight(name, "/"), false)
+	if err == nil && (p.node != nil || p.path == "") {
+		err = syscall.EEXIST
+	}
+	if err == nil {
+		a.Mode = a.Mode&^fs.ModeType | fs.ModeDir
+		a.hardlink = nil
+		err = t.put(p.path, a)
+	}
+	return pathError("mkdir", name, err)
+}
+
+// MkdirAll makes a directory and the parents it lacks, all with these attributes.
+// What exists is left as it is; symbolic links to directories are followed, and
+// one that leads nowhere is EEXIST.
+func (t *Tree) MkdirAll(name string, a Attr) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	a.Mode = a.Mode&^fs.ModeType | fs.ModeDir
+	a.hardlink = nil
+	at := "/"
+	for _, element := range split(name) {
+		at = path.Join("/", at) + "/" + element
+		if element == ".." {
+			at = path.Clean(at)
+			continue
+		}
+		p, err := t.walk(at, true)
+		if err != nil {
+			return pathError("mkdir", name, err)
+		}
+		if p.node == nil {
+			if l, err := t.walk(at, false); err == nil && l.node != nil {
+				return pathError("mkdir", name, syscall.EEXIST)
+			}
+			if err := t.put(p.path, a); err != nil {
+				return pathError("mkdir", name, err)
+			}
+		} else if !p.node.IsDir() {
+			return pathError("mkdir", name, syscall.ENOTDIR)
+		}
+		if at = p.path; at == "" {
+			at = "/"
+		}
+	}
+	return nil
+}
+
+// Symlink makes a symbolic link. EEXIST if name exists.
+func (t *Tree) Symlink(target, name string, a Attr) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	p, err := t.walk(name, false)
+	if err == nil && p.node != nil {
+		err = syscall.EEXIST
+	}
+	if err == nil {
+		a.Mode, a.Link, a.Content, a.hardlink = fs.ModeSymlink|0o777, target, nil, nil
+		err = t.put(p.path, a)
+	}
+	return pathError("symlink", name, err)
+}
+
+// Link makes name another name of the file old; a symbolic link at old is not
+// followed. EEXIST if name exists, EPERM if old is a directory.
+func (t *Tree) Link(old, name string) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	from, err := t.walk(old, false)
+	if err == nil && from.node == nil {
+		err = fs.ErrNotExist
+	}
+	if err == nil && from.node.IsDir() {
+		err = syscall.EPERM
+	}
+	if err != nil {
+		return pathError("link", old, err)
+	}
+	to, err := t.walk(name, false)
+	if err == nil && to.node != nil {
+		err = syscall.EEXIST
+	}
+	if err != nil {
+		return pathError("link", name, err)
+	}
+	n := t.ownPath(from.path)
+	if n.hardlink == nil {
+		n.hardlink = new(identity)
+	}
+	second := &node{Attr: n.Attr, token: t.token}
+	t.ownPath(path.Dir(to.path)).children[path.Base(to.path)] = second
+	return nil
+}
+
+// Remove takes away a file or an empty directory. A symbolic link is not followed.
+func (t *Tree) Remove(name string) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	p, err := t.walk(strings.TrimRight(name, "/"), false)
+	if err == nil && p.node != nil && p.node.IsDir() && p.node.incomplete && t.lower != nil {
+		if err = t.force(); err == nil {
+			p, err = t.walk(strings.TrimRight(name, "/"), false)
+		}
+	}
+	switch {
+	case err != nil:
+	case p.path == "":
+		err = syscall.EBUSY
+	case p.node == nil:
+		err = fs.ErrNotExist
+	case len(p.node.children) > 0:
+		err = syscall.ENOTEMPTY
+	}
+	if err != nil {
+		return pathError("remove", name, err)
+	}
+	t.unlink(p.path)
+	return nil
+}
+
+// RemoveAll takes away a file and everything in it. That name doesn't exist is
+// not an error. A symbolic link is not followed.
+func (t *Tree) RemoveAll(name string) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return pathError("remove", name, t.removeAll(name))
+}
+
+func (t *Tree) removeAll(name string) error {
+	p, err := t.walk(strings.TrimRight(name, "/"), false)
+	if err == fs.ErrNotExist || err == nil && p.node == nil {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if p.path == "" {
+		return syscall.EBUSY
+	}
+	t.unlink(p.path)
+	return nil
+}
+
+func (t *Tree) unlink(name string) {
+	parent := t.ownPath(path.Dir(name))
+	delete(parent.children, path.Base(name))
+	if t.lower != nil {
+		t.lower.removed[name] = true
+	}
+}
+
+// Rename moves old to name, in place of a file or an empty directory there.
+// Symbolic links are not followed. EINVAL if name is inside old.
+func (t *Tree) Rename(old, name string) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	from, err := t.walk(strings.TrimRight(old, "/"), false)
+	if err == nil && from.node != nil && from.node.IsDir() && t.lower != nil && incompleteBelow(from.node) {
+		if err = t.force(); err == nil {
+			from, err = t.walk(strings.TrimRight(old, "/"), false)
+		}
+	}
+	switch {
+	case err != nil:
+	case from.path == "":
+		err = syscall.EBUSY
+	case from.node == nil:
+		err = fs.ErrNotExist
+	}
+	if err != nil {
+		return pathError("rename", old, err)
+	}
+	to, err := t.walk(strings.TrimRight(name, "/"), false)
+	switch {
+	case err != nil:
+	case to.path == from.path:
+		return nil
+	case to.path == "" || strings.HasPrefix(to.path, from.path+"/"):
+		err = syscall.EINVAL
+	case to.node == nil:
+	case to.node.IsDir() && !from.node.IsDir():
+		err = syscall.EISDIR
+	case !to.node.IsDir() && from.node.IsDir():
+		err = syscall.ENOTDIR
+	case len(to.node.children) > 0:
+		err = syscall.ENOTEMPTY
+	}
+	if err != nil {
+		return pathError("rename", name, err)
+	}
+	moved := from.node
+	t.unlink(from.path)
+	t.ownPath(path.Dir(to.path)).children[path.Base(to.path)] = moved
+	return nil
+}
+
+// Chtimes sets the time of last change.
+func (t *Tree) Chtimes(name string, follow bool, at time.Time) error {
+	return t.Update(name, follow, func(a *Attr) { a.ModTime = at })
+}
