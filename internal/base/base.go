@@ -108,9 +108,12 @@ type Image struct {
 	// have a lower variant than was asked for.
 	Platform platform.Platform
 	Config   ocispec.Image
-	Layers   []image.Layer
-	Manifest ocispec.Descriptor // zero for the built-in bases
-	Ref      string             // repository@digest of the manifest; empty if the base isn't in a registry
+	// RawConfig is the config as its author wrote it, with what ocispec.Image has
+	// no field for, such as Healthcheck; nil for the built-in bases.
+	RawConfig []byte
+	Layers    []image.Layer
+	Manifest  ocispec.Descriptor // zero for the built-in bases
+	Ref       string             // repository@digest of the manifest; empty if the base isn't in a registry
 	// Parent gives the attributes of the directories that the base is known to
 	// have with other ones than usual, for [layer.Options]. It may be nil.
 	Parent func(name string) (layer.Entry, bool)

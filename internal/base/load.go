@@ -289,7 +289,7 @@ func (c *content) combine(ch child, manifest ocispec.Manifest, data []byte) (Ima
 	if err != nil {
 		return Image{}, err
 	}
-	img := Image{Platform: p, Config: config, Layers: layers, Manifest: ch.descriptor}
+	img := Image{Platform: p, Config: config, RawConfig: data, Layers: layers, Manifest: ch.descriptor}
 	oci := p.OCI()
 	oci.OSFeatures = config.OSFeatures
 	img.Manifest.Platform = &oci

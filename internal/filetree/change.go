@@ -24,13 +24,14 @@ func (t *Tree) put(name string, a Attr) error {
 	if err != nil {
 		return err
 	}
-	a.incomplete = false
+	a.incomplete, a.assumed = false, false
 	if p.path == "" {
 		if !a.IsDir() {
 			return syscall.EISDIR
 		}
 		t.root = t.own(t.root)
 		a.incomplete = t.root.incomplete
+		a.assumed = false
 		t.root.Attr = a
 		return nil
 	}
@@ -104,10 +105,13 @@ func (t *Tree) updateLinked(p place, change func(*Attr)) {
 		n := t.ownPath(name)
 		kind := n.Mode & fs.ModeType
 		link := n.hardlink
-		incomplete := n.incomplete
+		incomplete, before := n.incomplete, n.Attr
 		change(&n.Attr)
 		n.Mode = n.Mode&^fs.ModeType | kind
 		n.hardlink, n.incomplete = link, incomplete
+		if n.assumed && !sameAttr(&before, &n.Attr) {
+			n.assumed = false
+		}
 	}
 	if p.node.hardlink == nil {
 		update(p.path)
@@ -229,7 +233,7 @@ func (t *Tree) Remove(name string) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	p, err := t.walk(strings.TrimRight(name, "/"), false)
-	if err == nil && p.node != nil && p.node.IsDir() && p.node.incomplete && t.lower != nil {
+	if err == nil && p.node != nil && p.node.IsDir() && p.node.partial() && t.lower != nil {
 		if err = t.force(); err == nil {
 			p, err = t.walk(strings.TrimRight(name, "/"), false)
 		}
@@ -326,7 +330,89 @@ func (t *Tree) Rename(old, name string) error {
 	return nil
 }
 
+// Attach puts what from has at the path sub, with everything in it, at name, in
+// place of what is there; the parent must exist. Nothing is copied: both trees
+// share it until one of them changes it. It is how mounts are made, and undone.
+func (t *Tree) Attach(name string, from *Tree, sub string) error {
+	from.mu.Lock()
+	p, err := from.walk(sub, true)
+	if err == nil && p.node != nil && from.lower != nil && p.node.IsDir() && incompleteBelow(p.node) {
+		if err = from.force(); err == nil {
+			p, err = from.walk(sub, true)
+		}
+	}
+	if err == nil && p.node == nil {
+		err = fs.ErrNotExist
+	}
+	from.token = new(token)
+	from.mu.Unlock()
+	if err != nil {
+		return pathError("attach", sub, err)
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	to, err := t.walk(strings.TrimRight(name, "/"), false)
+	if err != nil {
+		return pathError("attach", name, err)
+	}
+	if to.path == "" {
+		return pathError("attach", name, syscall.EBUSY)
+	}
+	t.ownPath(path.Dir(to.path)).children[path.Base(to.path)] = p.node
+	return nil
+}
+
+// Detach forgets what is at name, as if it had never been there: in a lazy tree
+// the base may still have it.
+func (t *Tree) Detach(name string) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	p, err := t.walk(strings.TrimRight(name, "/"), false)
+	if err != nil || p.node == nil || p.path == "" {
+		return pathError("detach", name, err)
+	}
+	delete(t.ownPath(path.Dir(p.path)).children, path.Base(p.path))
+	return nil
+}
+
 // Chtimes sets the time of last change.
 func (t *Tree) Chtimes(name string, follow bool, at time.Time) error {
 	return t.Update(name, follow, func(a *Attr) { a.ModTime = at })
+}
+
+// Overlay puts everything that upper has over t, as a layer is put over others:
+// what is of another type replaces what is there, a directory over a directory
+// keeps what is in it. Symbolic links of t are replaced, not followed. The root
+// directory's own attributes stay.
+func (t *Tree) Overlay(upper *Tree) error {
+	return upper.Walk("/", func(name string, a Attr) error {
+		if name == "/" {
+			return nil
+		}
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		p, err := t.walk(path.Dir(name), false)
+		if err == nil && (p.node == nil || !p.node.IsDir()) {
+			err = fs.ErrNotExist
+		}
+		if err != nil {
+			return pathError("overlay", name, err)
+		}
+		parent := t.ownPath(p.path)
+		old := parent.children[path.Base(name)]
+		if old != nil && old.IsDir() && a.IsDir() {
+			n := t.ownPath(strings.TrimSuffix(p.path, "/") + "/" + path.Base(name))
+			incomplete := n.incomplete
+			n.Attr = a
+			n.incomplete, n.assumed = incomplete, false
+			return nil
+		}
+		a.incomplete, a.assumed = false, false
+		fresh := &node{Attr: a, token: t.token}
+		if a.IsDir() {
+			fresh.children = map[string]*node{}
+		}
+		parent.children[path.Base(name)] = fresh
+		return nil
+	})
 }

@@ -74,7 +74,7 @@ func (d *differ) dir(name string, before, after *node) {
 			d.changes = append(d.changes, Change{Path: at, Removed: true})
 		default:
 			if was == nil || was.Mode&fs.ModeType != is.Mode&fs.ModeType || !sameAttr(&was.Attr, &is.Attr) {
-				if !(is.IsDir() && is.incomplete && was == nil) {
+				if !(is.assumed && was == nil) {
 					c := Change{Path: at, Attr: is.Attr}
 					if is.hardlink != nil {
 						if first, ok := d.names[is.hardlink]; ok {

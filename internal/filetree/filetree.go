@@ -13,6 +13,8 @@ package filetree
 
 import (
 	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"io"
 	"io/fs"
@@ -41,6 +43,12 @@ type memory struct{ b []byte }
 // Content makes content of b, which must not be changed afterwards.
 func (b Bytes) Content() Content { return &memory{b} }
 
+// Key identifies the content across runs.
+func (m *memory) Key() string {
+	sum := sha256.Sum256(m.b)
+	return hex.EncodeToString(sum[:])
+}
+
 func (m *memory) Size() int64 { return int64(len(m.b)) }
 func (m *memory) Open() (io.ReadCloser, error) {
 	return io.NopCloser(bytes.NewReader(m.b)), nil
@@ -60,6 +68,7 @@ type Attr struct {
 	Content    Content // of a regular file; nil if it is empty
 	hardlink   *identity
 	incomplete bool // of a directory of a lazy tree: the base may have more in it
+	assumed    bool // of a directory of a lazy tree: the base says what it is like
 }
 
 // identity is shared by the names of one file: hard links.
@@ -101,6 +110,7 @@ func (a *Attr) Open() (io.ReadCloser, error) {
 type node struct {
 	Attr
 	children map[string]*node // of a directory
+	unread   []string         // names in the base that aren't in children, of a directory that is otherwise complete
 	token    *token
 }
 
@@ -129,27 +139,41 @@ func New() *Tree {
 	return t
 }
 
-// NewLazy makes a tree over a base that is not read yet. dirs are directories
-// that the base is known to have; what else it has is unknown until a name in one
-// of them is looked for that the tree doesn't have: then load is called, once, and
-// gives the tree of the base. An error of load is the error of that lookup.
-func NewLazy(dirs map[string]Attr, load func() (*Tree, error)) *Tree {
+// Known is a directory that a base which is not read yet is known to have.
+type Known struct {
+	Attr
+	// Complete says that the base has nothing in it but what else is known and
+	// Unread.
+	Complete bool
+	// Unread are names that the base has in a complete directory: looking for one
+	// of them reads the base.
+	Unread []string
+}
+
+// NewLazy makes a tree over a base that is not read yet. dirs are the directories
+// that the base is known to have, the root among them as "/". A name that is looked
+// for in one of them and isn't there doesn't exist if the directory is Complete;
+// else load is called, once, and gives the tree of the base. An error of load is
+// the error of that lookup.
+func NewLazy(dirs map[string]Known, load func() (*Tree, error)) *Tree {
 	t := New()
 	t.root.incomplete = true
 	for _, name := range slices.Sorted(maps.Keys(dirs)) {
-		a := dirs[name]
-		a.Mode |= fs.ModeDir
+		known := dirs[name]
 		parent := t.root
 		for _, element := range elements(name) {
 			child := parent.children[element]
 			if child == nil {
-				child = &node{Attr: Attr{Mode: fs.ModeDir | 0o755, incomplete: true}, children: map[string]*node{}, token: t.token}
+				child = &node{Attr: Attr{Mode: fs.ModeDir | 0o755, incomplete: true, assumed: true}, children: map[string]*node{}, token: t.token}
 				parent.children[element] = child
 			}
 			parent = child
 		}
-		parent.Attr = a
-		parent.incomplete = true
+		parent.Attr = known.Attr
+		parent.Mode |= fs.ModeDir
+		parent.assumed = true
+		parent.incomplete = !known.Complete
+		parent.unread = known.Unread
 	}
 	t.lower = &lower{load: load, removed: map[string]bool{}}
 	return t
@@ -224,7 +248,7 @@ func (e *loadError) Unwrap() error { return e.err }
 func (t *Tree) overlay(lower, upper *node) {
 	for name, child := range upper.children {
 		under := lower.children[name]
-		if child.IsDir() && under != nil && under.IsSymlink() && child.incomplete {
+		if child.IsDir() && under != nil && under.IsSymlink() && child.assumed {
 			// The base has a link where a directory was assumed: what was put
 			// there goes where the link leads.
 			if target, err := t.walk("/"+name, true); err == nil && target.node != nil && target.node.IsDir() {
@@ -236,7 +260,7 @@ func (t *Tree) overlay(lower, upper *node) {
 		if child.IsDir() && under != nil && under.IsDir() {
 			owned := t.own(under)
 			lower.children[name] = owned
-			if !child.incomplete {
+			if !child.assumed {
 				children := owned.children
 				owned.Attr = child.Attr
 				owned.children = children
@@ -246,7 +270,7 @@ func (t *Tree) overlay(lower, upper *node) {
 		}
 		if child.IsDir() {
 			fresh := &node{Attr: child.Attr, children: map[string]*node{}, token: t.token}
-			fresh.incomplete = false
+			fresh.incomplete, fresh.assumed = false, false
 			lower.children[name] = fresh
 			t.overlay(fresh, child)
 			continue
@@ -343,7 +367,7 @@ func (t *Tree) walkFrom(name string, follow bool) (place, error) {
 			return place{}, syscall.ENOTDIR
 		}
 		child := here.children[element]
-		if child == nil && here.incomplete && t.lower != nil && !t.lower.removed[joined(stack[1:], func(s step) string { return s.name })+"/"+element] {
+		if child == nil && t.lower != nil && (here.incomplete || slices.Contains(here.unread, element)) && !t.lower.removed[joined(stack[1:], func(s step) string { return s.name })+"/"+element] {
 			if err := t.force(); err != nil {
 				return place{}, err
 			}

@@ -66,7 +66,7 @@ func (t *Tree) ReadDir(name string) ([]Child, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	p, err := t.walk(name, true)
-	if err == nil && p.node != nil && p.node.incomplete && t.lower != nil {
+	if err == nil && p.node != nil && p.node.partial() && t.lower != nil {
 		if err = t.force(); err == nil {
 			p, err = t.walk(name, true)
 		}
@@ -160,8 +160,11 @@ func (t *Tree) Walk(name string, do func(name string, a Attr) error) error {
 	return err
 }
 
+// partial reports whether the base may have more in a directory.
+func (n *node) partial() bool { return n.incomplete || len(n.unread) > 0 }
+
 func incompleteBelow(n *node) bool {
-	if n.incomplete {
+	if n.partial() {
 		return true
 	}
 	for _, c := range n.children {

@@ -72,9 +72,14 @@ type Image struct {
 
 // Recipe is what [Assemble] makes an image of.
 type Recipe struct {
-	Platform    platform.Platform
-	Config      ocispec.Image // rootfs, history and platform are filled in
-	Layers      []Layer       // base first
+	Platform platform.Platform
+	Config   ocispec.Image // rootfs, history and platform are filled in
+	// RawConfig, if not nil, is the config as JSON instead, with fields that
+	// ocispec.Image has no room for. Of Config only Created counts then.
+	RawConfig []byte
+	// History, if not nil, replaces that of the layers.
+	History     []ocispec.History
+	Layers      []Layer // base first
 	Annotations map[string]string
 	MediaTypes  MediaTypes // empty means OCI
 }
@@ -112,7 +117,18 @@ func Assemble(st *store.Store, r Recipe) (Image, error) {
 			config.History = append(config.History, layer.History)
 		}
 	}
-	configDescriptor, err := writeJSON(st, configType, config)
+	if r.History != nil {
+		config.History = r.History
+	}
+	var document any = config
+	if r.RawConfig != nil {
+		raw, err := complete(r.RawConfig, config)
+		if err != nil {
+			return Image{}, err
+		}
+		document = raw
+	}
+	configDescriptor, err := writeJSON(st, configType, document)
 	if err != nil {
 		return Image{}, err
 	}
@@ -125,6 +141,31 @@ func Assemble(st *store.Store, r Recipe) (Image, error) {
 	p.OSFeatures = r.Config.OSFeatures
 	descriptor.Platform = &p
 	return Image{Platform: r.Platform, Manifest: descriptor, Config: configDescriptor, Layers: layers}, nil
+}
+
+// complete fills platform, rootfs and history into a config that was given as
+// JSON, and leaves every other field as it is.
+func complete(raw []byte, config ocispec.Image) (map[string]json.RawMessage, error) {
+	document := map[string]json.RawMessage{}
+	if err := json.Unmarshal(raw, &document); err != nil {
+		return nil, fmt.Errorf("image configuration: %w", err)
+	}
+	own, err := json.Marshal(config)
+	if err != nil {
+		return nil, err
+	}
+	fields := map[string]json.RawMessage{}
+	if err := json.Unmarshal(own, &fields); err != nil {
+		return nil, err
+	}
+	for _, name := range []string{"created", "architecture", "os", "os.version", "os.features", "variant", "rootfs", "history"} {
+		if value, ok := fields[name]; ok {
+			document[name] = value
+		} else {
+			delete(document, name)
+		}
+	}
+	return document, nil
 }
 
 // convert gives a layer the media type of the family, dropping what a manifest

@@ -25,6 +25,9 @@ const (
 	Hardlink // its attributes are those of the file that Link names
 	Whiteout // takes away what layers below have at Name (image-spec v1.1.1, layer.md, "Whiteouts")
 	Opaque   // hides what layers below have in the directory Name ("Opaque Whiteout")
+	CharDevice
+	BlockDevice
+	FIFO
 )
 
 // Entry is one file, directory or link of a layer, or one removal.
@@ -40,6 +43,8 @@ type Entry struct {
 	Size   int64                         // of a regular file, in bytes
 	Open   func() (io.ReadCloser, error) // the content of a regular file; may be nil if Size is 0
 	Xattrs map[string]string             // extended attributes, such as security.capability
+	// The number of a device.
+	DevMajor, DevMinor int64
 }
 
 // The prefixes of removals (image-spec v1.1.1, layer.md, "Whiteouts").
@@ -180,6 +185,11 @@ func (p *planner) add(e Entry) error {
 			p.refused.Add(refuse(name, fmt.Sprintf("a symbolic link can't lead to %q", e.Link)))
 			return nil
 		}
+	case CharDevice, BlockDevice, FIFO:
+		if p.Windows {
+			p.refused.Add(refuse(name, "layers for Windows have no devices and no pipes"))
+			return nil
+		}
 	case Dir, Hardlink:
 	default:
 		return fmt.Errorf("layer: %s: no type of entry has the number %d", name, e.Type)
@@ -311,7 +321,7 @@ func (p *planner) records() ([]record, error) {
 
 // header is the tar header of an entry. The writer of archive/tar chooses
 // ustar where that fits and PAX with sorted records where it doesn't; no header
-// has the name of a user, a device number or a time of access or change.
+// has the name of a user or a time of access or change.
 func (p *planner) header(name string, e Entry) tar.Header {
 	h := tar.Header{
 		Name: name, Mode: tarMode(e.Mode), Uid: e.UID, Gid: e.GID,
@@ -327,6 +337,12 @@ func (p *planner) header(name string, e Entry) tar.Header {
 		h.Typeflag, h.Linkname, h.Mode = tar.TypeSymlink, e.Link, 0o777
 	case Hardlink:
 		h.Typeflag, h.Linkname = tar.TypeLink, e.Link
+	case CharDevice:
+		h.Typeflag, h.Devmajor, h.Devminor = tar.TypeChar, e.DevMajor, e.DevMinor
+	case BlockDevice:
+		h.Typeflag, h.Devmajor, h.Devminor = tar.TypeBlock, e.DevMajor, e.DevMinor
+	case FIFO:
+		h.Typeflag = tar.TypeFifo
 	default:
 		h.Typeflag, h.Size = tar.TypeReg, e.Size
 	}
