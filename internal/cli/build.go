@@ -17,6 +17,7 @@ import (
 	"github.com/anyarch/anyarch/internal/layer"
 	"github.com/anyarch/anyarch/internal/pipeline"
 	"github.com/anyarch/anyarch/internal/plan"
+	"github.com/anyarch/anyarch/internal/platform"
 	"github.com/anyarch/anyarch/internal/progress"
 	"github.com/anyarch/anyarch/internal/prove"
 	"github.com/anyarch/anyarch/internal/publish"
@@ -30,6 +31,7 @@ type buildFlags struct {
 	latest       string
 	metadataFile string
 	dryRun       bool
+	docker       dockerfileFlags
 }
 
 func (b *buildFlags) register(f *pflag.FlagSet) {
@@ -67,6 +69,7 @@ func (b *buildFlags) register(f *pflag.FlagSet) {
 	f.StringVar(&b.latest, "latest", "newest", "when the tag latest moves beside a version: newest|always|never")
 	f.StringVar(&b.metadataFile, "metadata-file", "", "write what was made to this `FILE`, as JSON")
 	f.BoolVar(&b.dryRun, "dry-run", false, "do everything except writing to registries")
+	b.docker.register(f)
 }
 
 func (a *app) publishCommand() *cobra.Command {
@@ -86,6 +89,9 @@ Without -t the image goes to an OCI layout, ./anyarch-out/NAME.`,
   IMG=$(anyarch publish ./cmd/api -t example.com/api)`,
 		GroupID: "ship",
 		RunE: func(cmd *cobra.Command, targets []string) error {
+			if err := b.checkFlags(cmd); err != nil {
+				return err
+			}
 			_, err := a.build(cmd.Context(), &b, targets, true)
 			return err
 		},
@@ -107,6 +113,9 @@ machine: by default as an OCI layout, ./anyarch-out/NAME.`,
 		RunE: func(cmd *cobra.Command, targets []string) error {
 			if len(b.req.Outputs) == 0 {
 				b.req.Outputs = []string{defaultOutput}
+			}
+			if err := b.checkFlags(cmd); err != nil {
+				return err
 			}
 			_, err := a.build(cmd.Context(), &b, targets, true)
 			return err
@@ -134,29 +143,28 @@ func (a *app) build(ctx context.Context, b *buildFlags, targets []string, printR
 	if req.Latest, err = plan.ParseLatest(b.latest); err != nil {
 		return nil, err
 	}
-	toolchain, err := gotool.Find(gotool.Options{Getenv: a.Getenv, LookPath: a.LookPath})
-	if err != nil {
-		return nil, err
-	}
 	cacheDir, blobs, memo, err := a.caches()
 	if err != nil {
 		return nil, err
 	}
 	bases := base.New(base.Options{Store: blobs, Open: a.openReference, Compression: layer.Compression(req.Compression), Progress: event})
-	revision := a.newRevision(ctx, plan.SourceDir(req), event)
-	maker := plan.Maker{
-		Toolchain: toolchain, CacheDir: filepath.Join(cacheDir, "go"), Getenv: a.Getenv,
-		Bases: bases, Expand: revision.expand, Source: revision.source,
-	}
-	end := event.Start("", "", progress.Resolve, strings.Join(req.Targets, " "))
-	p, err := maker.Make(ctx, req)
-	if err != nil {
-		end(progress.Failed, "")
+	var p *plan.Plan
+	var builder func(context.Context, platform.Platform) (*pipeline.Built, error)
+	if b.docker.file != "" {
+		d, err := a.prepareDockerfile(ctx, b, targets, event, bases)
+		if err != nil {
+			return nil, err
+		}
+		defer d.close()
+		if err := d.build.Check(ctx); err != nil {
+			return nil, err
+		}
+		p, builder = d.plan, d.builder
+	} else if p, err = a.planPackages(ctx, req, cacheDir, bases, event); err != nil {
 		return nil, err
 	}
-	end(progress.Done, fmt.Sprintf("%s for %d platforms", strings.Join(req.Targets, " "), len(p.Platforms)))
 	outcome, err := pipeline.Run(ctx, p, pipeline.Options{
-		Cache: blobs, Memo: memo, Event: event, DryRun: b.dryRun, Layers: bases.Open,
+		Cache: blobs, Memo: memo, Event: event, DryRun: b.dryRun, Layers: bases.Open, Build: builder,
 		Repository: func(name string) (publish.Repository, error) {
 			client, err := a.registryClient()
 			if err != nil {
@@ -171,6 +179,11 @@ func (a *app) build(ctx context.Context, b *buildFlags, targets []string, printR
 	})
 	if err != nil {
 		return nil, err
+	}
+	if b.docker.iidFile != "" && len(outcome.Images) == 1 {
+		if err := os.WriteFile(a.absolute(b.docker.iidFile), []byte(outcome.Images[0].Index.Digest.String()), 0o644); err != nil {
+			return nil, &refusal.Error{Code: "PA602", Place: "--iidfile " + b.docker.iidFile, Summary: "can't write here", Seen: []string{err.Error()}, Err: err}
+		}
 	}
 	if b.metadataFile != "" {
 		if err := a.writeMetadata(b.metadataFile, outcome); err != nil {
@@ -200,6 +213,27 @@ func (a *app) build(ctx context.Context, b *buildFlags, targets []string, printR
 	return outcome, nil
 }
 
+// planPackages makes the plan of Go packages.
+func (a *app) planPackages(ctx context.Context, req plan.Request, cacheDir string, bases *base.Resolver, event progress.Sink) (*plan.Plan, error) {
+	toolchain, err := gotool.Find(gotool.Options{Getenv: a.Getenv, LookPath: a.LookPath})
+	if err != nil {
+		return nil, err
+	}
+	revision := a.newRevision(ctx, plan.SourceDir(req), event)
+	maker := plan.Maker{
+		Toolchain: toolchain, CacheDir: filepath.Join(cacheDir, "go"), Getenv: a.Getenv,
+		Bases: bases, Expand: revision.expand, Source: revision.source,
+	}
+	end := event.Start("", "", progress.Resolve, strings.Join(req.Targets, " "))
+	p, err := maker.Make(ctx, req)
+	if err != nil {
+		end(progress.Failed, "")
+		return nil, err
+	}
+	end(progress.Done, fmt.Sprintf("%s for %d platforms", strings.Join(req.Targets, " "), len(p.Platforms)))
+	return p, nil
+}
+
 // reference is the line on standard output for one image.
 func (a *app) reference(o pipeline.ImageOutcome) string {
 	where := o.Name
@@ -224,11 +258,16 @@ func (a *app) nearPath(path string) string {
 
 // summary is the screen at the end of a run.
 func (a *app) summary(p *plan.Plan, o pipeline.ImageOutcome, outcome *pipeline.Outcome) ui.Result {
-	r := ui.Result{Image: o.Name, Package: o.Packages[0].ImportPath, Index: o.Index.Digest.String(), Elapsed: outcome.Elapsed}
+	r := ui.Result{Image: o.Name, Index: o.Index.Digest.String(), Elapsed: outcome.Elapsed}
+	if len(o.Packages) > 0 {
+		r.Package = o.Packages[0].ImportPath
+	}
 	if len(o.Packages) > 1 {
 		r.Package = fmt.Sprintf("%s and %d more", r.Package, len(o.Packages)-1)
 	}
-	r.Base = baseName(p.Base)
+	if p.Base != nil {
+		r.Base = baseName(p.Base)
+	}
 	for _, pl := range o.Platforms {
 		row := ui.PlatformRow{
 			Platform: pl.Image.Platform.String(), Compile: pl.Compile, Cached: pl.Cached,

@@ -45,8 +45,21 @@ type Options struct {
 	Repository func(name string) (publish.Repository, error)
 	// Layers opens a layer of the base, fetching it if it isn't here.
 	Layers func(ctx context.Context, l image.Layer) (io.ReadCloser, error)
+	// Build makes the image of one platform where the plan has no Go packages of
+	// its own: what a Dockerfile says. It is called for all platforms at once.
+	Build func(ctx context.Context, p platform.Platform) (*Built, error)
 	// DryRun does everything except remote writes and tags.
 	DryRun bool
+}
+
+// Built is an image that another builder than Go's made.
+type Built struct {
+	Layers    []image.Layer
+	Base      int // how many of the layers, from the first, are the base's
+	RawConfig []byte
+	History   []ocispec.History
+	Places    map[string]string // what brought a layer, such as Dockerfile:12, by its digest
+	Added     int64             // compressed bytes of the layers that aren't the base's
 }
 
 // Outcome is what a run came to.
@@ -73,6 +86,9 @@ type PlatformOutcome struct {
 	Compile  time.Duration
 	Cached   bool  // the programs were those of an earlier run
 	Added    int64 // compressed bytes of the layers that this run added
+
+	base   int
+	places map[string]string // what brought a layer, by its digest
 }
 
 // Pushed is one repository that has the image now.
@@ -219,6 +235,9 @@ func (r *run) build(ctx context.Context, sessions [][]*publish.Session) ([][]Pla
 
 // buildPlatform makes all images for one platform and hands each to done.
 func (r *run) buildPlatform(ctx context.Context, p platform.Platform, compiling chan struct{}, done func(i int, b PlatformOutcome)) error {
+	if r.Build != nil {
+		return r.buildOther(ctx, p, done)
+	}
 	select {
 	case compiling <- struct{}{}:
 	case <-ctx.Done():
@@ -260,6 +279,27 @@ func (r *run) buildPlatform(ctx context.Context, p platform.Platform, compiling 
 		})
 	}
 	return g.Wait()
+}
+
+// buildOther makes the image of one platform with the run's own builder.
+func (r *run) buildOther(ctx context.Context, p platform.Platform, done func(i int, b PlatformOutcome)) error {
+	begin := time.Now()
+	built, err := r.Build(ctx, p)
+	if err != nil {
+		return err
+	}
+	target := r.plan.Images[0]
+	created := r.plan.LayerTime
+	b := PlatformOutcome{Compile: time.Since(begin), Added: built.Added, places: built.Places, base: built.Base}
+	b.Image, err = image.Assemble(r.cache, image.Recipe{
+		Platform: p, Config: ocispec.Image{Created: &created}, RawConfig: built.RawConfig, History: built.History,
+		Layers: built.Layers, Annotations: target.Annotations, MediaTypes: r.plan.MediaTypes,
+	})
+	if err != nil {
+		return err
+	}
+	done(0, b)
+	return nil
 }
 
 // count is a number of things, for people.
@@ -375,7 +415,7 @@ func (r *run) finish(ctx context.Context, target plan.Image, results []PlatformO
 		end(progress.Failed, "")
 		return o, err
 	}
-	if err := refuseFindings(o.Report.Findings); err != nil {
+	if err := refuseFindings(o.Report.Findings, o.place); err != nil {
 		end(progress.Failed, "")
 		return o, err
 	}
@@ -388,6 +428,9 @@ func (r *run) finish(ctx context.Context, target plan.Image, results []PlatformO
 // others of the image, or if its user wants all of them read.
 func (r *run) prove(ctx context.Context, o ImageOutcome) (*prove.Report, error) {
 	depth := r.plan.Verify
+	if r.Build != nil {
+		depth = prove.DepthAll // any line may bring a program
+	}
 	var added []prove.Finding
 	ours := map[digest.Digest]platform.Platform{}
 	for _, p := range o.Platforms {
@@ -397,6 +440,13 @@ func (r *run) prove(ctx context.Context, o ImageOutcome) (*prove.Report, error) 
 			if !b.Static && b.Format == prove.ELF {
 				depth = prove.DepthAll // its interpreter and libraries are in the base
 			}
+		}
+		if r.Build != nil {
+			// A Dockerfile's layers may well be the same on several platforms.
+			for _, l := range p.Image.Layers[p.base:] {
+				ours[l.Descriptor.Digest] = on
+			}
+			continue
 		}
 		programs := p.Image.Layers[len(p.Image.Layers)-1].Descriptor.Digest
 		if other, taken := ours[programs]; taken && (other.OS != on.OS || other.Architecture != on.Architecture || other.Variant != on.Variant) {
@@ -414,6 +464,15 @@ func (r *run) prove(ctx context.Context, o ImageOutcome) (*prove.Report, error) 
 	})
 	if err != nil {
 		return nil, err
+	}
+	if r.Build != nil {
+		for i := range o.Platforms {
+			for _, found := range report.Platforms {
+				if found.Platform == o.Platforms[i].Image.Platform && found.EntrypointBinary != nil {
+					o.Platforms[i].Binaries = []*prove.Binary{found.EntrypointBinary}
+				}
+			}
+		}
 	}
 	for _, f := range added {
 		if !slices.ContainsFunc(report.Findings, func(g prove.Finding) bool { return g.Rule == f.Rule && g.Platform == f.Platform }) {
@@ -447,16 +506,32 @@ func (s source) Fetch(ctx context.Context, d ocispec.Descriptor) (io.ReadCloser,
 
 // refuseFindings turns errors among findings into refusals, so that nothing is
 // published.
-func refuseFindings(findings []prove.Finding) error {
+func refuseFindings(findings []prove.Finding, place func(prove.Finding) string) error {
 	var refused refusal.Collect
 	for _, f := range findings {
 		if f.Severity == prove.Error {
 			refused.Add(&refusal.Error{
-				Code: f.Rule, Kind: refusal.Findings, Platform: f.Platform, Place: f.Path, Summary: f.Summary, Seen: f.Seen, Fix: f.Fix,
+				Code: f.Rule, Kind: refusal.Findings, Platform: f.Platform, Place: place(f), Summary: f.Summary, Seen: f.Seen, Fix: f.Fix,
 			})
 		}
 	}
 	return refused.Err()
+}
+
+// place is where a finding has its cause: the line of a Dockerfile that brought
+// the file, or the file in the image.
+func (o ImageOutcome) place(f prove.Finding) string {
+	for _, p := range o.Platforms {
+		line := p.places[f.Layer.String()]
+		switch {
+		case line == "":
+		case f.Path == "":
+			return line
+		default:
+			return line + " " + f.Path
+		}
+	}
+	return f.Path
 }
 
 // publish uploads what isn't there yet and moves tags, over all images and

@@ -30,7 +30,8 @@ type Step string
 const (
 	Resolve Step = "resolve" // bases, toolchain, packages
 	Compile Step = "compile"
-	Pack    Step = "pack" // binaries and files become layers
+	Pack    Step = "pack"  // binaries and files become layers
+	Build   Step = "build" // one instruction of a Dockerfile
 	Verify  Step = "verify"
 	Pull    Step = "pull"
 	Push    Step = "push"

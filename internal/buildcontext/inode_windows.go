@@ -1,0 +1,5 @@
+package buildcontext
+
+import "io/fs"
+
+func inode(fs.FileInfo) string { return "" }

@@ -1,0 +1,449 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/anyarch/anyarch/internal/base"
+	"github.com/anyarch/anyarch/internal/buildcontext"
+	"github.com/anyarch/anyarch/internal/dockerfile"
+	"github.com/anyarch/anyarch/internal/filetree"
+	"github.com/anyarch/anyarch/internal/gotool"
+	"github.com/anyarch/anyarch/internal/native"
+	"github.com/anyarch/anyarch/internal/native/sandbox"
+	"github.com/anyarch/anyarch/internal/pipeline"
+	"github.com/anyarch/anyarch/internal/plan"
+	"github.com/anyarch/anyarch/internal/platform"
+	"github.com/anyarch/anyarch/internal/progress"
+	"github.com/anyarch/anyarch/internal/refusal"
+)
+
+// dockerfileFlags are the flags that only matter with a Dockerfile.
+type dockerfileFlags struct {
+	file      string
+	buildArgs []string
+	contexts  []string
+	secrets   []string
+	target    string
+	network   string
+	sandbox   string
+	engine    string
+	goVersion string
+	override  bool
+	noCache   bool
+	pull      bool
+	iidFile   string
+}
+
+func (d *dockerfileFlags) register(f *pflag.FlagSet) {
+	f.StringVarP(&d.file, "dockerfile", "f", "", "build this Dockerfile; `FILE`, or - for standard input")
+	f.StringArrayVar(&d.buildArgs, "build-arg", nil, "`NAME=VALUE` of an ARG, such as GOARCH={{.Platform.Arch}}; NAME alone takes it from the environment")
+	f.StringVar(&d.target, "target", "", "`STAGE` of the Dockerfile to build")
+	f.StringArrayVar(&d.contexts, "build-context", nil, "further context `NAME=DIR` or NAME=docker-image://REFERENCE")
+	f.StringArrayVar(&d.secrets, "secret", nil, "secret for RUN --mount=type=secret: `id=ID,src=FILE` or id=ID,env=VARIABLE")
+	f.StringVar(&d.network, "network", "default", "of RUN: default|none")
+	f.StringVar(&d.sandbox, "sandbox", "auto", "where the Go toolchain runs: auto|require|off")
+	f.StringVar(&d.engine, "engine", "native", "what executes the Dockerfile: native")
+	f.StringVar(&d.goVersion, "go-version", "", "Go `VERSION` instead of that of the builder images")
+	f.BoolVar(&d.override, "override-goarch", false, "replace a hard-coded GOARCH or GOOS by that of the platform")
+	f.BoolVar(&d.noCache, "no-cache", false, "don't take over anything of earlier builds")
+	f.BoolVar(&d.pull, "pull", false, "ask for the bases again; they always are, unless pinned by digest")
+	f.StringVar(&d.iidFile, "iidfile", "", "write the digest of the index to this `FILE`")
+}
+
+// goOnly are flags that say how Go packages become an image; a Dockerfile says
+// that itself.
+var goOnly = []string{"base", "combine", "ldflags", "go-tags", "go-flag", "go-env", "cc", "allow-outside", "binary-dir", "entrypoint", "cmd", "env", "workdir", "user", "expose", "volume", "stop-signal", "file"}
+
+// checkFlags refuses flags of the one kind of build in the other.
+func (b *buildFlags) checkFlags(cmd *cobra.Command) error {
+	var refused refusal.Collect
+	cmd.Flags().Visit(func(f *pflag.Flag) {
+		switch {
+		case b.docker.file != "" && slices.Contains(goOnly, f.Name):
+			refused.Add(&refusal.Error{Code: "PA502", Kind: refusal.Usage, Place: "--" + f.Name, Summary: "this is for Go packages; with -f the Dockerfile says it"})
+		case b.docker.file == "" && slices.Contains([]string{"build-arg", "target", "build-context", "secret", "network", "sandbox", "engine", "go-version", "override-goarch", "no-cache", "pull"}, f.Name):
+			refused.Add(&refusal.Error{Code: "PA502", Kind: refusal.Usage, Place: "--" + f.Name, Summary: "this is for Dockerfiles", Fix: []string{"-f Dockerfile"}})
+		}
+	})
+	switch {
+	case b.docker.engine != "native" && b.docker.engine != "":
+		refused.Add(&refusal.Error{Code: "PA502", Kind: refusal.Usage, Place: "--engine " + b.docker.engine, Summary: "there is only the native engine", Fix: []string{"--engine native"}})
+	case !slices.Contains([]string{"", "default", "none"}, b.docker.network):
+		refused.Add(&refusal.Error{Code: "PA502", Kind: refusal.Usage, Place: "--network " + b.docker.network, Summary: "not a network of the native engine", Fix: []string{"--network default", "--network none"}})
+	}
+	return refused.Err()
+}
+
+// dockerBuild is a Dockerfile on its way to images.
+type dockerBuild struct {
+	plan   *plan.Plan
+	graphs []*dockerfile.Graph
+	build  *native.Build
+	close  func()
+}
+
+// prepareDockerfile compiles the Dockerfile for every platform and prepares the
+// engine. Nothing has been downloaded but the configs of the bases.
+func (a *app) prepareDockerfile(ctx context.Context, b *buildFlags, targets []string, event progress.Sink, bases *base.Resolver) (*dockerBuild, error) {
+	d := &b.docker
+	req := b.req
+	where := "."
+	switch len(targets) {
+	case 0:
+	case 1:
+		where = targets[0]
+	default:
+		return nil, &refusal.Error{Code: "PA502", Kind: refusal.Usage, Place: strings.Join(targets, " "), Summary: "with -f there is one argument: the context", Fix: []string{"anyarch publish -f " + d.file + " ."}}
+	}
+	req.Dir, req.Targets = a.Dir, []string{where}
+	var err error
+	if req.Latest, err = plan.ParseLatest(b.latest); err != nil {
+		return nil, err
+	}
+	cacheDir, blobs, memo, err := a.caches()
+	if err != nil {
+		return nil, err
+	}
+	scratch, err := os.MkdirTemp(first(a.Getenv("TMPDIR"), os.TempDir()), "anyarch-")
+	if err != nil {
+		return nil, err
+	}
+	out := &dockerBuild{close: func() { _ = os.RemoveAll(scratch) }}
+	defer func() {
+		if out.build == nil {
+			out.close()
+		}
+	}()
+	bctx, err := buildcontext.Open(ctx, buildcontext.Options{Where: a.absolute(where), Stdin: a.Stdin, Scratch: filepath.Join(scratch, "context"), DockerfileFromStdin: d.file == "-"})
+	if err != nil {
+		return nil, err
+	}
+	path, text, err := bctx.Dockerfile(d.file, a.Dir)
+	if err != nil {
+		return nil, err
+	}
+	revision := a.newRevision(ctx, plan.SourceDir(req), event)
+	maker := plan.Maker{Getenv: a.Getenv, Bases: bases, Expand: revision.expand, Source: revision.source}
+	var clock time.Time
+	if out.plan, clock, err = maker.MakeDockerfile(ctx, req); err != nil {
+		return nil, err
+	}
+	secrets, err := a.secrets(d.secrets)
+	if err != nil {
+		return nil, err
+	}
+	labels, err := a.labels(revision, req.Image.Labels)
+	if err != nil {
+		return nil, err
+	}
+	contexts, named, err := a.contexts(ctx, d.contexts, scratch)
+	if err != nil {
+		return nil, err
+	}
+	images := newImages(bases)
+	for _, p := range out.plan.Platforms {
+		args, err := a.buildArguments(revision, d.buildArgs, text, p)
+		if err != nil {
+			return nil, err
+		}
+		graph, err := dockerfile.Compile(ctx, dockerfile.Options{
+			Name: path, Data: text, Target: d.target, BuildArgs: args, Labels: labels, Contexts: contexts,
+			Network: d.network, Platform: p, BuildPlatform: platform.Local(),
+			Resolve: images.resolve,
+			Ignore: func(_ context.Context, local string) ([]byte, error) {
+				if c := named[local]; c != nil {
+					return c.Ignore("")
+				}
+				return bctx.Ignore(path)
+			},
+		})
+		if err != nil {
+			return nil, err
+		}
+		out.graphs = append(out.graphs, graph)
+	}
+	for _, w := range out.graphs[0].Warnings {
+		event.Warn("", "", fmt.Sprintf("%s:%d: %s (%s)", path, w.Line, w.Detail, w.Rule))
+	}
+	runner, note, err := sandbox.New(sandbox.Mode(d.sandbox))
+	if err != nil {
+		return nil, err
+	}
+	if note != "" {
+		event.Note("", "", progress.Resolve, note)
+	}
+	goTool, err := gotool.Find(gotool.Options{Getenv: a.Getenv, LookPath: a.LookPath})
+	if err != nil {
+		return nil, err
+	}
+	modules, builds := goTool.Caches()
+	work := digest.FromString(a.absolute(where) + "\x00" + path).Encoded()[:16]
+	out.build = native.New(out.graphs, native.Options{
+		Dockerfile: path, DockerfileText: text, Image: images.image, OpenLayer: images.layer(bases),
+		Local: func(ctx context.Context, l dockerfile.Local) (*filetree.Tree, error) {
+			c := bctx
+			if n := named[l.Name]; n != nil {
+				c = n
+			}
+			return c.Tree(ctx, buildcontext.Filter{Include: l.Include, Exclude: l.Exclude, Follow: l.Follow})
+		},
+		Toolchain: goTool.Root, Runner: runner, Client: http.DefaultClient, Store: blobs, Memo: memo, Event: event,
+		WorkDir: filepath.Join(cacheDir, "work", work), Scratch: scratch, LayerDir: filepath.Join(cacheDir, "layers"),
+		ModCache: modules, BuildCache: builds, GoEnv: goTool.Network(), Proxy: goTool.Proxies(),
+		BuildPlatform: platform.Local(), Secrets: secrets, Compression: out.plan.Compression,
+		LayerTime: out.plan.LayerTime, Now: clock, GoVersion: d.goVersion, OverrideArch: d.override, Offline: d.network == "none",
+	})
+	out.close = func() {
+		_ = out.build.Close()
+		_ = os.RemoveAll(scratch)
+	}
+	return out, nil
+}
+
+// builder runs the engine for one platform, for the pipeline.
+func (d *dockerBuild) builder(ctx context.Context, p platform.Platform) (*pipeline.Built, error) {
+	for _, g := range d.graphs {
+		if g.Platform != p {
+			continue
+		}
+		r, err := d.build.Run(ctx, g)
+		if err != nil {
+			return nil, err
+		}
+		return &pipeline.Built{Layers: r.Layers, Base: r.Base, RawConfig: r.Config, History: r.History, Places: r.Places, Added: r.Added}, nil
+	}
+	return nil, fmt.Errorf("no graph for %s", p)
+}
+
+// absolute makes the path of a context absolute; -, URLs and git addresses stay.
+func (a *app) absolute(where string) string {
+	if where == "-" || strings.Contains(where, "://") || strings.HasPrefix(where, "git@") || filepath.IsAbs(where) {
+		return where
+	}
+	return filepath.Join(a.Dir, where)
+}
+
+func first(list ...string) string {
+	for _, s := range list {
+		if s != "" {
+			return s
+		}
+	}
+	return ""
+}
+
+// buildArguments expands --build-arg for a platform. An ARG GOARCH, GOOS or GOARM
+// that the Dockerfile declares without a value gets the platform's.
+func (a *app) buildArguments(r *revision, given []string, text []byte, p platform.Platform) (map[string]string, error) {
+	args := map[string]string{}
+	var refused refusal.Collect
+	for _, kv := range given {
+		name, value, found := strings.Cut(kv, "=")
+		if !found {
+			if v := a.Getenv(name); v != "" {
+				args[name] = v
+			}
+			continue
+		}
+		expanded, err := r.expand("--build-arg "+name, value, plan.Vars{Platform: p})
+		if err != nil {
+			refused.Add(err)
+			continue
+		}
+		args[name] = expanded
+	}
+	values := map[string]string{"GOARCH": p.Architecture, "GOOS": p.OS}
+	if level, value := p.GoLevel(); level == "GOARM" {
+		values["GOARM"] = value
+	}
+	for name, value := range values {
+		if _, ok := args[name]; !ok && declares(text, name) {
+			args[name] = value
+		}
+	}
+	return args, refused.Err()
+}
+
+// declares reports whether a Dockerfile has an ARG of this name without a value.
+func declares(text []byte, name string) bool {
+	for line := range strings.SplitSeq(string(text), "\n") {
+		fields := strings.Fields(line)
+		if len(fields) < 2 || !strings.EqualFold(fields[0], "ARG") {
+			continue
+		}
+		for _, f := range fields[1:] {
+			if strings.HasPrefix(f, "#") {
+				break
+			}
+			if f == name {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// labels expands --label.
+func (a *app) labels(r *revision, given []string) (map[string]string, error) {
+	labels := map[string]string{}
+	var refused refusal.Collect
+	for _, kv := range given {
+		name, value, _ := strings.Cut(kv, "=")
+		expanded, err := r.expand("--label", value, plan.Vars{})
+		if err != nil {
+			refused.Add(err)
+			continue
+		}
+		labels[name] = expanded
+	}
+	return labels, refused.Err()
+}
+
+// secrets reads --secret id=ID,src=FILE or id=ID,env=VARIABLE, as docker does.
+func (a *app) secrets(given []string) (map[string]native.Secret, error) {
+	secrets := map[string]native.Secret{}
+	var refused refusal.Collect
+	for _, text := range given {
+		fields := map[string]string{}
+		for part := range strings.SplitSeq(text, ",") {
+			k, v, _ := strings.Cut(part, "=")
+			fields[strings.ToLower(k)] = v
+		}
+		id, src, env := fields["id"], first(fields["src"], fields["source"]), fields["env"]
+		if id == "" || fields["type"] != "" && fields["type"] != "file" && fields["type"] != "env" {
+			refused.Add(&refusal.Error{Code: "PA502", Kind: refusal.Usage, Place: "--secret " + text, Summary: "it is written id=ID,src=FILE or id=ID,env=VARIABLE", Fix: []string{"--secret id=token,src=token.txt"}})
+			continue
+		}
+		switch {
+		case src == "" && env == "" && a.Getenv(id) != "":
+			env = id
+		case src == "" && env == "":
+			src = id
+		case src != "" && fields["type"] == "env":
+			env, src = src, ""
+		}
+		if env != "" {
+			secrets[id] = func() ([]byte, error) { return []byte(a.Getenv(env)), nil }
+			continue
+		}
+		if !filepath.IsAbs(src) {
+			src = filepath.Join(a.Dir, src)
+		}
+		if _, err := os.Stat(src); err != nil {
+			refused.Add(&refusal.Error{Code: "PA102", Kind: refusal.Usage, Place: "--secret id=" + id, Summary: "the file of the secret can't be read", Seen: []string{err.Error()}})
+			continue
+		}
+		secrets[id] = func() ([]byte, error) { return os.ReadFile(src) }
+	}
+	return secrets, refused.Err()
+}
+
+// contexts reads --build-context NAME=VALUE: what BuildKit's compiler is told, and
+// the directories by the name that it asks for.
+func (a *app) contexts(ctx context.Context, given []string, scratch string) (map[string]string, map[string]*buildcontext.Context, error) {
+	values, named := map[string]string{}, map[string]*buildcontext.Context{}
+	var refused refusal.Collect
+	for _, text := range given {
+		name, value, found := strings.Cut(text, "=")
+		if !found || name == "" || value == "" {
+			refused.Add(&refusal.Error{Code: "PA502", Kind: refusal.Usage, Place: "--build-context " + text, Summary: "it is written NAME=DIR or NAME=docker-image://REFERENCE", Fix: []string{"--build-context extra=../extra"}})
+			continue
+		}
+		if strings.HasPrefix(value, "docker-image://") {
+			values[name] = value
+			continue
+		}
+		if strings.HasPrefix(value, "oci-layout://") || strings.HasPrefix(value, "target:") {
+			refused.Add(&refusal.Error{Code: "PA502", Kind: refusal.Usage, Place: "--build-context " + text, Summary: "this kind of context isn't supported", Fix: []string{"--build-context " + name + "=docker-image://REFERENCE"}})
+			continue
+		}
+		c, err := buildcontext.Open(ctx, buildcontext.Options{Where: a.absolute(value), Stdin: a.Stdin, Scratch: filepath.Join(scratch, "context-"+name)})
+		if err != nil {
+			if !refused.Add(err) {
+				return nil, nil, err
+			}
+			continue
+		}
+		values[name], named[name] = "local:"+name, c
+	}
+	return values, named, refused.Err()
+}
+
+// images are the bases of the graphs, each asked for once.
+type images struct {
+	bases *base.Resolver
+	mu    sync.Mutex
+	known map[string]base.Image // by the reference in the graph and platform
+	of    map[digest.Digest]*base.Base
+}
+
+func newImages(bases *base.Resolver) *images {
+	return &images{bases: bases, known: map[string]base.Image{}, of: map[digest.Digest]*base.Base{}}
+}
+
+// resolve implements dockerfile.Options.Resolve.
+func (i *images) resolve(ctx context.Context, ref string, p platform.Platform) (dockerfile.ImageConfig, error) {
+	b, err := i.bases.Resolve(ctx, ref, "FROM "+ref)
+	if err != nil {
+		return dockerfile.ImageConfig{}, err
+	}
+	found, err := b.For(ctx, []platform.Platform{p})
+	if err != nil {
+		// A Go builder isn't pulled: where it doesn't exist for the platform, its
+		// config for this machine says the same.
+		local, other := b.For(ctx, []platform.Platform{platform.Local()})
+		if other != nil || !slices.ContainsFunc(local[0].Config.Config.Env, func(kv string) bool { return strings.HasPrefix(kv, "GOLANG_VERSION=") }) {
+			return dockerfile.ImageConfig{}, err
+		}
+		found = local
+	}
+	pinned := ref
+	if !strings.Contains(ref, "@") {
+		pinned += "@" + b.Digest.String()
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.known[pinned+" "+p.String()] = found[0]
+	i.of[found[0].Manifest.Digest] = b
+	return dockerfile.ImageConfig{Ref: pinned, Digest: b.Digest, Config: found[0].RawConfig}, nil
+}
+
+// image implements native.Options.Image.
+func (i *images) image(ctx context.Context, ref string, p platform.Platform) (base.Image, error) {
+	i.mu.Lock()
+	img, ok := i.known[ref+" "+p.String()]
+	i.mu.Unlock()
+	if ok {
+		return img, nil
+	}
+	if _, err := i.resolve(ctx, ref, p); err != nil {
+		return base.Image{}, err
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if img, ok = i.known[ref+" "+p.String()]; !ok {
+		return base.Image{}, errors.New("no image " + ref)
+	}
+	return img, nil
+}
+
+// layer implements native.Options.OpenLayer.
+func (i *images) layer(bases *base.Resolver) func(context.Context, base.Image, int) (io.ReadCloser, error) {
+	return func(ctx context.Context, img base.Image, n int) (io.ReadCloser, error) {
+		return bases.Open(ctx, img.Layers[n])
+	}
+}

@@ -1,0 +1,281 @@
+package basic
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/anyarch/anyarch/internal/filetree"
+	"github.com/anyarch/anyarch/internal/native/command"
+)
+
+// owner reads USER, USER:GROUP, :GROUP and USER: in the stage's own accounts; -1
+// leaves as it is.
+func owner(p *command.Proc, spec string) (uid, gid int, err error) {
+	uid, gid = -1, -1
+	name, group, hasGroup := strings.Cut(spec, ":")
+	if !hasGroup {
+		if n, g, found := strings.Cut(spec, "."); found {
+			name, group, hasGroup = n, g, true // the old spelling
+		}
+	}
+	login := -1
+	if name != "" {
+		var found bool
+		if uid, login, _, _, found, err = command.LookupUser(p.Tree, name); err != nil {
+			return -1, -1, err
+		}
+		if !found {
+			if uid, err = strconv.Atoi(name); err != nil || uid < 0 {
+				return -1, -1, message("unknown user " + name)
+			}
+		}
+	}
+	switch {
+	case group != "":
+		var found bool
+		if gid, found, err = command.LookupGroup(p.Tree, group); err != nil {
+			return -1, -1, err
+		}
+		if !found {
+			if gid, err = strconv.Atoi(group); err != nil || gid < 0 {
+				return -1, -1, message("unknown group " + group)
+			}
+		}
+	case hasGroup && name != "":
+		gid = login
+	}
+	return uid, gid, nil
+}
+
+// destinations splits the arguments of cp and mv: what is moved, where to, and
+// whether that is a directory to move into.
+func destinations(p *command.Proc, opt *command.Parsed) (sources []string, dest string, into bool, err error) {
+	sources = opt.Args
+	if opt.Has["t"] {
+		return sources, opt.Values["t"], true, nil
+	}
+	if len(sources) < 2 {
+		return nil, "", false, message("missing file operand")
+	}
+	dest = sources[len(sources)-1]
+	sources = sources[:len(sources)-1]
+	if into, err = isDir(p, p.Path(dest)); err != nil {
+		return nil, "", false, err
+	}
+	if opt.Has["T"] {
+		into = false
+	} else if len(sources) > 1 && !into {
+		return nil, "", false, message(fmt.Sprintf("target '%s' is not a directory", dest))
+	}
+	return sources, dest, into, nil
+}
+
+func cp(_ context.Context, p *command.Proc, opt *command.Parsed) (int, error) {
+	if opt.Has["i"] {
+		return 0, &command.Unsupported{Command: "cp", What: "option -i"}
+	}
+	sources, dest, into, err := destinations(p, opt)
+	if err != nil {
+		if m := message(""); errors.As(err, &m) {
+			return p.Errorf("%s", m)
+		}
+		return 0, err
+	}
+	c := copying{p: p, recursive: opt.Has["r"] || opt.Has["a"], keep: opt.Has["p"] || opt.Has["a"], noClobber: opt.Has["n"],
+		links: opt.Has["P"] || opt.Has["d"] || opt.Has["a"] || opt.Has["r"] && !opt.Has["L"] && !opt.Has["H"], force: opt.Has["f"]}
+	exit := 0
+	for _, name := range sources {
+		target := p.Path(dest)
+		if into {
+			target = path.Join(target, path.Base(path.Clean(p.Path(name))))
+			if base := path.Base(name); base == "." || base == ".." {
+				target = p.Path(dest)
+			}
+		}
+		from := p.Path(name)
+		a, err := p.Tree.Lstat(from)
+		if err == nil && a.IsSymlink() && !(c.links && (opt.Has["P"] || opt.Has["d"] || opt.Has["a"] || opt.Has["r"])) {
+			a, err = p.Tree.Stat(from)
+			if err == nil {
+				from, err = p.Tree.Resolve(from, true)
+			}
+		}
+		switch {
+		case err != nil:
+		case a.IsDir() && !c.recursive:
+			_, _ = fmt.Fprintf(p.Stderr, "cp: omitting directory '%s'\n", name)
+			exit = 1
+			continue
+		case a.IsDir():
+			canonical, rerr := p.Tree.Resolve(target, true)
+			at, _ := p.Tree.Resolve(from, true)
+			if rerr == nil && (canonical == at || strings.HasPrefix(canonical, strings.TrimSuffix(at, "/")+"/")) {
+				_, _ = fmt.Fprintf(p.Stderr, "cp: cannot copy a directory, '%s', into itself, '%s'\n", name, target)
+				exit = 1
+				continue
+			}
+		}
+		if err == nil {
+			err = c.one(from, target, a)
+		}
+		if err != nil {
+			if err := report(p, "can't copy", name, err); err != nil {
+				return 0, err
+			}
+			exit = 1
+		}
+	}
+	return exit, nil
+}
+
+// copying is one call of cp.
+type copying struct {
+	p                                 *command.Proc
+	recursive, keep, links, noClobber bool
+	force                             bool
+	copied                            []copied
+}
+
+type copied struct {
+	attr filetree.Attr
+	at   string
+}
+
+func (c *copying) one(from, target string, a filetree.Attr) error {
+	p := c.p
+	existing, err := p.Tree.Stat(target)
+	exists := err == nil
+	if fatal(err) {
+		return err
+	}
+	if exists && c.noClobber && !a.IsDir() {
+		return nil
+	}
+	attr := a
+	if !c.keep {
+		attr.UID, attr.GID, attr.ModTime, attr.Xattrs = p.UID, p.GID, p.Now, nil
+		attr.Mode = a.Mode &^ (fs.ModeSetuid | fs.ModeSetgid | fs.ModeSticky) &^ p.Umask
+	} else if p.UID != 0 {
+		attr.UID, attr.GID = p.UID, p.GID
+	}
+	switch {
+	case a.IsDir():
+		if exists && !existing.IsDir() {
+			return &fs.PathError{Op: "cp", Path: target, Err: syscall.ENOTDIR}
+		}
+		if !exists {
+			if err := mayWrite(p, path.Dir(target)); err != nil {
+				return err
+			}
+			if err := p.Tree.Mkdir(target, attr); err != nil {
+				return err
+			}
+		} else if c.keep {
+			if err := p.Tree.Update(target, true, func(d *filetree.Attr) { d.Mode, d.UID, d.GID = attr.Mode, attr.UID, attr.GID }); err != nil {
+				return err
+			}
+		}
+		children, err := p.Tree.ReadDir(from)
+		if err != nil {
+			return err
+		}
+		for _, child := range children {
+			at, ca := path.Join(from, child.Name), child.Attr
+			if ca.IsSymlink() && !c.links {
+				if ca, err = p.Tree.Stat(at); err != nil {
+					return err
+				}
+			}
+			if err := c.one(at, path.Join(target, child.Name), ca); err != nil {
+				return err
+			}
+		}
+		return nil
+	case a.IsSymlink():
+		if old, err := p.Tree.Lstat(target); err == nil && !old.IsDir() {
+			if err := p.Tree.Remove(target); err != nil {
+				return err
+			}
+		}
+		return p.Tree.Symlink(a.Link, target, attr)
+	}
+	if exists && existing.IsDir() {
+		return &fs.PathError{Op: "cp", Path: target, Err: syscall.EISDIR}
+	}
+	if c.keep {
+		for _, other := range c.copied {
+			if other.attr.SameFile(&a) {
+				if _, err := p.Tree.Lstat(target); err == nil {
+					if err := p.Tree.Remove(target); err != nil {
+						return err
+					}
+				}
+				return p.Tree.Link(other.at, target)
+			}
+		}
+	}
+	if exists && a.IsRegular() {
+		// Written into what is there: it keeps its owner and mode.
+		if err := p.Tree.WriteFile(target, a.Content, filetree.Attr{Mode: attr.Mode, UID: attr.UID, GID: attr.GID, ModTime: attr.ModTime}); err != nil {
+			return err
+		}
+		if c.keep {
+			return p.Tree.Update(target, true, func(d *filetree.Attr) {
+				d.Mode, d.UID, d.GID, d.ModTime, d.Xattrs = attr.Mode, attr.UID, attr.GID, attr.ModTime, attr.Xattrs
+			})
+		}
+		return nil
+	}
+	if err := mayWrite(p, path.Dir(target)); err != nil {
+		return err
+	}
+	if err := p.Tree.Put(target, attr); err != nil {
+		return err
+	}
+	if a.SameFile(&a) {
+		c.copied = append(c.copied, copied{a, target})
+	}
+	return nil
+}
+
+func mv(_ context.Context, p *command.Proc, opt *command.Parsed) (int, error) {
+	sources, dest, into, err := destinations(p, opt)
+	if err != nil {
+		if m := message(""); errors.As(err, &m) {
+			return p.Errorf("%s", m)
+		}
+		return 0, err
+	}
+	exit := 0
+	for _, name := range sources {
+		target := p.Path(dest)
+		if into {
+			target = path.Join(target, path.Base(path.Clean(p.Path(name))))
+		}
+		err := mayWrite(p, path.Dir(target))
+		if err == nil {
+			err = mayWrite(p, path.Dir(strings.TrimRight(p.Path(name), "/")))
+		}
+		if err == nil && opt.Has["n"] {
+			if _, serr := p.Tree.Lstat(target); serr == nil {
+				continue
+			}
+		}
+		if err == nil {
+			err = p.Tree.Rename(p.Path(name), target)
+		}
+		if err != nil {
+			if err := report(p, "can't rename", name, err); err != nil {
+				return 0, err
+			}
+			exit = 1
+		}
+	}
+	return exit, nil
+}

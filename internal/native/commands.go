@@ -1,0 +1,263 @@
+package native
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"path"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/anyarch/anyarch/internal/filetree"
+	"github.com/anyarch/anyarch/internal/native/command"
+	"github.com/anyarch/anyarch/internal/native/command/basic"
+	"github.com/anyarch/anyarch/internal/native/shell"
+	"github.com/anyarch/anyarch/internal/platform"
+	"github.com/anyarch/anyarch/internal/refusal"
+)
+
+// standard are the commands that need nothing but a tree.
+func (b *Build) standard() command.Set {
+	set := command.Set{}
+	for _, list := range [][]*command.Command{basic.Commands()} {
+		for _, c := range list {
+			set[c.Name] = c
+		}
+	}
+	for _, name := range []string{"sh", "ash", "dash", "bash"} {
+		dialect := map[string]shell.Dialect{"sh": shell.Ash, "ash": shell.Ash, "dash": shell.Dash, "bash": shell.Bash}[name]
+		set[name] = shell.Command(name, dialect)
+	}
+	return set
+}
+
+// commandSet are the commands of one RUN.
+func (in *invocation) commandSet() command.Set {
+	set := in.b.standard()
+	if in.dialect() == command.GNU {
+		set["sh"] = shell.Command("sh", shell.Dash)
+	}
+	if in.hasGo() {
+		set["go"] = in.goCommand()
+		set["gofmt"] = &command.Command{Name: "gofmt", Run: in.gofmt}
+	}
+	for _, name := range []string{"apk", "apt-get", "apt"} {
+		set[name] = in.packages(name)
+	}
+	if in.stage != nil && in.stage.goBuilder {
+		for _, name := range accountCommands {
+			if c := set[name]; c != nil {
+				set[name] = in.deferrable(c)
+			}
+		}
+	}
+	return set
+}
+
+// accountCommands change nothing but who has an account.
+var accountCommands = []string{"adduser", "addgroup", "useradd", "groupadd", "usermod", "groupmod", "deluser", "delgroup", "userdel", "groupdel", "update-ca-certificates", "passwd"}
+
+func (in *invocation) hasGo() bool {
+	return goVersion(in.exec.Env) != "" || in.stage != nil && in.stage.goBuilder
+}
+
+func (in *invocation) gofmt(ctx context.Context, p *command.Proc) (int, error) {
+	q := *p
+	q.Args = append([]string{"go", "fmt"}, p.Args[1:]...)
+	return 0, &command.Unsupported{Command: "gofmt", What: "running it during a build", Fix: "go vet, or leave it to CI"}
+}
+
+// deferrals are commands of a Go builder that wait until somebody reads the base.
+type deferrals struct {
+	mu   sync.Mutex
+	list []deferredCommand
+}
+
+type deferredCommand struct {
+	place    string
+	command  *command.Command // nil for a package installation
+	packages []string
+	proc     command.Proc
+}
+
+func (d *deferrals) clone() *deferrals {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return &deferrals{list: slices.Clone(d.list)}
+}
+
+func (d *deferrals) add(c deferredCommand) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.list = append(d.list, c)
+}
+
+// installs reports whether one of these packages was asked for.
+func (d *deferrals) installs(names ...string) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, c := range d.list {
+		for _, p := range c.packages {
+			if slices.Contains(names, p) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// replay runs what was deferred, on the base that somebody reads now.
+func (d *deferrals) replay(ctx context.Context, b *Build, st *stage, p platform.Platform, t *filetree.Tree) error {
+	d.mu.Lock()
+	list := slices.Clone(d.list)
+	d.mu.Unlock()
+	for _, c := range list {
+		if c.command == nil {
+			missing := c.packages
+			if installed, ok := installedPackages(t); ok {
+				missing = slices.DeleteFunc(slices.Clone(c.packages), func(name string) bool { return installed[name] })
+			}
+			if len(missing) > 0 {
+				b.warn(p, "%s: %s not installed: files are read from %s as it is", c.place, strings.Join(missing, " "), repository(st.ref))
+			}
+			continue
+		}
+		proc := c.proc
+		proc.Tree, proc.Platform, proc.Env = t, p, maps.Clone(c.proc.Env)
+		out := &tail{limit: 16 << 10}
+		proc.Stdin, proc.Stdout, proc.Stderr = strings.NewReader(""), out, out
+		exit, err := c.command.Run(ctx, &proc)
+		if err != nil {
+			return err
+		}
+		if exit != 0 {
+			return &refusal.Error{Code: "PA107", Platform: p.String(), Place: c.place, Summary: fmt.Sprintf("%s ended with exit code %d", c.proc.Args[0], exit), Seen: out.lines(10)}
+		}
+	}
+	return nil
+}
+
+// installedPackages reads the database of apk or dpkg.
+func installedPackages(t *filetree.Tree) (map[string]bool, bool) {
+	found := map[string]bool{}
+	if data, err := t.ReadFile("/lib/apk/db/installed"); err == nil {
+		for line := range strings.SplitSeq(string(data), "\n") {
+			if name, ok := strings.CutPrefix(line, "P:"); ok {
+				found[name] = true
+			}
+		}
+		return found, true
+	}
+	if data, err := t.ReadFile("/var/lib/dpkg/status"); err == nil {
+		for line := range strings.SplitSeq(string(data), "\n") {
+			if name, ok := strings.CutPrefix(line, "Package: "); ok {
+				found[name] = true
+			}
+		}
+		return found, true
+	}
+	return nil, false
+}
+
+// deferrable makes a command wait for somebody who reads the base, as long as
+// nobody has.
+func (in *invocation) deferrable(c *command.Command) *command.Command {
+	return &command.Command{Name: c.Name, Check: c.Check, Run: func(ctx context.Context, p *command.Proc) (int, error) {
+		if !in.tree.Lazy() {
+			return c.Run(ctx, p)
+		}
+		kept := *p
+		kept.Env, kept.Args = maps.Clone(p.Env), slices.Clone(p.Args)
+		kept.Run = func(context.Context, *command.Proc) (int, error) { return 127, nil }
+		in.deferred.add(deferredCommand{place: in.b.place(in.op), command: c, proc: kept})
+		return 0, nil
+	}}
+}
+
+// packages is apk or apt-get. In a Go builder an installation waits until somebody
+// reads what it would have brought; elsewhere it is refused before the build.
+func (in *invocation) packages(name string) *command.Command {
+	return &command.Command{Name: name,
+		Check: func(args []*string) *command.Unsupported {
+			if in.stage != nil && in.stage.goBuilder {
+				return nil
+			}
+			return packageRefusal(name, args)
+		},
+		Run: func(_ context.Context, p *command.Proc) (int, error) {
+			var args []*string
+			for _, a := range p.Args[1:] {
+				args = append(args, &a)
+			}
+			if in.stage == nil || !in.stage.goBuilder {
+				if u := packageRefusal(name, args); u != nil {
+					return 0, u
+				}
+				return 0, nil
+			}
+			if wanted := packageNames(name, p.Args[1:]); len(wanted) > 0 {
+				in.deferred.add(deferredCommand{place: in.b.place(in.op), packages: wanted})
+			}
+			return 0, nil
+		}}
+}
+
+// packageRefusal says what of a package manager's work can't be done.
+func packageRefusal(name string, args []*string) *command.Unsupported {
+	sub := ""
+	for _, a := range args {
+		if a != nil && !strings.HasPrefix(*a, "-") {
+			sub = *a
+			break
+		}
+	}
+	switch sub {
+	case "clean", "autoclean", "autoremove", "cache":
+		return nil
+	}
+	return &command.Unsupported{Command: name, What: strings.TrimSpace(sub + " in a stage that isn't a Go builder"),
+		Fix: "a base that has the packages (static and distroless have certificates and time zones), COPY --from of the files that are needed, or --engine buildkit"}
+}
+
+// packageNames are the packages that an install command asks for.
+func packageNames(name string, args []string) []string {
+	var list []string
+	sub := ""
+	for i := 0; i < len(args); i++ {
+		a := args[i]
+		switch {
+		case a == "-t" || a == "--virtual" || a == "-X" || a == "--repository" || a == "-o" || a == "-c" || a == "--target-release":
+			i++
+		case strings.HasPrefix(a, "-"):
+		case sub == "":
+			sub = a
+		default:
+			a, _, _ = strings.Cut(a, "=")
+			a = strings.TrimRight(strings.SplitN(a, "~", 2)[0], "<>")
+			list = append(list, path.Base(a))
+		}
+	}
+	if name == "apk" && sub != "add" || name != "apk" && sub != "install" {
+		return nil
+	}
+	return list
+}
+
+// refuse makes a refusal.
+func (b *Build) refuse(code, place, p, summary string, fix ...string) *refusal.Error {
+	return &refusal.Error{Code: code, Platform: p, Place: place, Summary: summary, Fix: fix}
+}
+
+// refuseCommand is the refusal of what a command can't do.
+func (b *Build) refuseCommand(place string, u *command.Unsupported) *refusal.Error {
+	fix := []string{"--engine buildkit"}
+	if u.Fix != "" {
+		fix = []string{u.Fix}
+	}
+	summary := u.Command + ": " + u.What
+	if u.Command == "" {
+		summary = u.What
+	}
+	return &refusal.Error{Code: "PA101", Place: place, Summary: summary + " can't be done natively", Fix: fix}
+}

@@ -1,0 +1,236 @@
+package native
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"strings"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/anyarch/anyarch/internal/dockerfile"
+	"github.com/anyarch/anyarch/internal/filetree"
+	"github.com/anyarch/anyarch/internal/image"
+	"github.com/anyarch/anyarch/internal/layer"
+	"github.com/anyarch/anyarch/internal/platform"
+	"github.com/anyarch/anyarch/internal/progress"
+	"github.com/anyarch/anyarch/internal/refusal"
+)
+
+// Result is the image of one platform, not assembled yet.
+type Result struct {
+	Platform platform.Platform
+	Layers   []image.Layer // the base's first
+	Base     int           // how many layers are the base's
+	Config   []byte        // image configuration as JSON, without rootfs and history
+	History  []ocispec.History
+	Places   map[string]string // where in the Dockerfile a layer comes from, by its digest
+	Added    int64             // compressed bytes of the layers that aren't the base's
+}
+
+// Run executes the graph of one platform. It may be called for all graphs of the
+// build at once; what they have in common runs once.
+func (b *Build) Run(ctx context.Context, g *dockerfile.Graph) (*Result, error) {
+	if _, err := b.edge(ctx, g, g.Root); err != nil {
+		return nil, err
+	}
+	chain, err := b.chain(ctx, g)
+	if err != nil {
+		return nil, err
+	}
+	r := &Result{Platform: g.Platform, Places: map[string]string{}}
+	var config struct {
+		History []ocispec.History `json:"history"`
+	}
+	if err := json.Unmarshal(g.Config, &config); err != nil {
+		return nil, err
+	}
+	r.Config = g.Config
+	end := b.o.Event.Start("", g.Platform.String(), progress.Pack, "")
+	if err := b.pack(ctx, g, chain, config.History, r); err != nil {
+		end(progress.Failed, "")
+		return nil, err
+	}
+	end(progress.Done, fmt.Sprintf("%d bytes", r.Added))
+	return r, nil
+}
+
+// step is one operation that the final file system is made of.
+type step struct {
+	op     *dockerfile.Op
+	before *filetree.Tree // nil for the first
+	after  *state
+}
+
+// chain lists the operations that the root file system went through, the base
+// first.
+func (b *Build) chain(ctx context.Context, g *dockerfile.Graph) ([]step, error) {
+	var list []step
+	for at := g.Root; at.Op != nil; {
+		s, err := b.edge(ctx, g, at)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, step{op: at.Op, after: s})
+		at = below(at)
+	}
+	slices.Reverse(list)
+	for i := range list {
+		if i > 0 {
+			list[i].before = list[i-1].after.tree
+		}
+	}
+	return list, nil
+}
+
+// below is the file system that an operation started from.
+func below(e dockerfile.Edge) dockerfile.Edge {
+	op := e.Op
+	at := -1
+	switch {
+	case op.Exec != nil:
+		for _, m := range op.Exec.Mounts {
+			if m.Output == e.Output {
+				at = m.Input
+			}
+		}
+	case len(op.File) > 0:
+		at = baseInput(op.File, e.Output, len(op.Inputs))
+	case op.Merge:
+		at = 0
+	}
+	if at < 0 || at >= len(op.Inputs) {
+		return dockerfile.Edge{}
+	}
+	return op.Inputs[at]
+}
+
+// pack makes one layer of every instruction that changed something, and the
+// history that says which.
+func (b *Build) pack(ctx context.Context, g *dockerfile.Graph, chain []step, history []ocispec.History, r *Result) error {
+	steps := chain
+	var base []ocispec.History
+	if len(steps) > 0 && steps[0].op.Source != nil && steps[0].op.Source.Image != "" {
+		img := steps[0].after.stage.image
+		if steps[0].after.stage.neutral {
+			var err error
+			if img, err = b.o.Image(ctx, steps[0].after.stage.ref, g.Platform); err != nil {
+				return err
+			}
+		}
+		for _, l := range img.Layers {
+			r.Layers = append(r.Layers, l)
+			r.Places[l.Descriptor.Digest.String()] = b.place(steps[0].op)
+		}
+		base = img.Config.History
+		r.Base = len(r.Layers)
+		steps = steps[1:]
+	}
+	// The history of the instructions follows that of the base, one entry with a
+	// layer for each operation.
+	own := history
+	if len(base) <= len(history) {
+		own = history[len(base):]
+	}
+	layers := make([]*image.Layer, len(steps))
+	for i, s := range steps {
+		l, err := b.layer(ctx, s)
+		if err != nil {
+			return b.locate(s.op, err)
+		}
+		layers[i] = l
+	}
+	r.History = slices.Clone(base)
+	next := 0
+	created := b.o.LayerTime.UTC()
+	for _, h := range own {
+		h.Created = &created
+		if !h.EmptyLayer {
+			if next < len(steps) && layers[next] != nil {
+				b.add(r, steps[next].op, layers[next])
+			} else {
+				h.EmptyLayer = true // it changed nothing
+			}
+			next++
+		}
+		r.History = append(r.History, h)
+	}
+	for ; next < len(steps); next++ {
+		if layers[next] != nil {
+			b.add(r, steps[next].op, layers[next])
+			r.History = append(r.History, ocispec.History{Created: &created, CreatedBy: steps[next].op.Name, Comment: "buildkit.dockerfile.v0"})
+		}
+	}
+	return nil
+}
+
+func (b *Build) add(r *Result, op *dockerfile.Op, l *image.Layer) {
+	r.Layers = append(r.Layers, *l)
+	r.Places[l.Descriptor.Digest.String()] = b.place(op)
+	r.Added += l.Descriptor.Size
+}
+
+// layer packs what one operation changed; nil if it changed nothing. The same
+// change is packed once, for all platforms that share it.
+func (b *Build) layer(ctx context.Context, s step) (*image.Layer, error) {
+	value, err := shared(ctx, &b.memo, "layer "+s.after.key, func() (any, error) {
+		changes := filetree.Diff(s.before, s.after.tree)
+		entries, err := entriesOf(changes)
+		if err != nil || len(entries) == 0 {
+			return (*image.Layer)(nil), err
+		}
+		l, err := layer.Write(ctx, b.o.Store, entries, layer.Options{Compression: b.o.Compression, ModTime: b.o.LayerTime, OmitParents: true})
+		if err != nil {
+			return nil, err
+		}
+		return &l, nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return value.(*image.Layer), nil
+}
+
+// entriesOf turns changes into the entries of a layer.
+func entriesOf(changes []filetree.Change) ([]layer.Entry, error) {
+	var list []layer.Entry
+	for _, c := range changes {
+		name := strings.TrimPrefix(c.Path, "/")
+		if name == "" {
+			if c.Mode.Perm() == 0o755 && c.UID == 0 && c.GID == 0 && len(c.Xattrs) == 0 {
+				continue
+			}
+			return nil, &refusal.Error{Code: "PA101", Summary: "the root directory itself has another owner or mode: a layer can't say so", Fix: []string{"a directory below it"}}
+		}
+		e := layer.Entry{Name: name, Mode: c.Mode, UID: c.UID, GID: c.GID, Xattrs: c.Xattrs}
+		switch {
+		case c.Removed:
+			list = append(list, layer.Entry{Name: name, Type: layer.Whiteout})
+			continue
+		case c.LinkTo != "":
+			e.Type, e.Link = layer.Hardlink, strings.TrimPrefix(c.LinkTo, "/")
+		case c.IsDir():
+			e.Type = layer.Dir
+		case c.IsSymlink():
+			e.Type, e.Link = layer.Symlink, c.Link
+		case c.IsRegular():
+			e.Type, e.Size = layer.Regular, c.Size()
+			if e.Size > 0 {
+				e.Open = c.Content.Open
+			}
+		case c.Mode&fs.ModeNamedPipe != 0:
+			e.Type = layer.FIFO
+		case c.Mode&fs.ModeCharDevice != 0:
+			e.Type, e.DevMajor, e.DevMinor = layer.CharDevice, c.DevMajor, c.DevMinor
+		case c.Mode&fs.ModeDevice != 0:
+			e.Type, e.DevMajor, e.DevMinor = layer.BlockDevice, c.DevMajor, c.DevMinor
+		default:
+			return nil, errors.New("a file of this kind can't be in a layer: " + c.Path)
+		}
+		list = append(list, e)
+	}
+	return list, nil
+}
