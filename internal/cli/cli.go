@@ -173,7 +173,7 @@ needs a Go toolchain and nothing else: no Docker, no root, no emulator.`,
 	)
 	root.AddCommand(
 		a.publishCommand(), a.buildCommand(), a.loginCommand(), a.logoutCommand(),
-		a.verifyCommand(), a.inspectCommand(), a.explainCommand(),
+		a.planCommand(), a.verifyCommand(), a.inspectCommand(), a.explainCommand(),
 		a.runCommand(), a.serveCommand(), a.cacheCommand(),
 		a.manCommand(), a.versionCommand(),
 	)

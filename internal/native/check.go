@@ -85,7 +85,7 @@ func (b *Build) checkOp(g *dockerfile.Graph, op *dockerfile.Op, st *stage) []*re
 	place := b.place(op)
 	var list []*refusal.Error
 	if s := op.Source; s != nil && s.Image == "" && s.Local == nil && s.HTTP == nil {
-		list = append(list, b.refuse("PA101", place, "", fmt.Sprintf("files can't be had from %s natively", s.Identifier), "COPY them from the context instead", "--engine buildkit"))
+		list = append(list, b.refuse("PA101", place, "", fmt.Sprintf("files can't be had from %s natively", s.Identifier), "COPY them from the context instead", otherEngine))
 	}
 	e := op.Exec
 	if e == nil {
@@ -93,7 +93,7 @@ func (b *Build) checkOp(g *dockerfile.Graph, op *dockerfile.Op, st *stage) []*re
 	}
 	for _, m := range e.Mounts {
 		if m.Kind == dockerfile.MountSSH {
-			list = append(list, b.refuse("PA101", place, "", "RUN --mount=type=ssh: no agent of this machine is given to a build", "--mount=type=secret with a token, and GOPRIVATE", "--engine buildkit"))
+			list = append(list, b.refuse("PA101", place, "", "RUN --mount=type=ssh: no agent of this machine is given to a build", "--mount=type=secret with a token, and GOPRIVATE", otherEngine))
 		}
 		if m.Kind == dockerfile.MountSecret && !m.Optional && b.o.Secrets[m.ID] == nil {
 			list = append(list, b.refuse("PA102", place, "", fmt.Sprintf("the secret %s isn't given", m.ID), fmt.Sprintf("--secret id=%s,src=FILE", m.ID)))
@@ -105,10 +105,10 @@ func (b *Build) checkOp(g *dockerfile.Graph, op *dockerfile.Op, st *stage) []*re
 		}
 	}
 	if e.Insecure {
-		list = append(list, b.refuse("PA101", place, "", "RUN --security=insecure can't be done natively", "--engine buildkit"))
+		list = append(list, b.refuse("PA101", place, "", "RUN --security=insecure can't be done natively", otherEngine))
 	}
 	if e.Devices {
-		list = append(list, b.refuse("PA101", place, "", "RUN --device can't be done natively", "--engine buildkit"))
+		list = append(list, b.refuse("PA101", place, "", "RUN --device can't be done natively", otherEngine))
 	}
 	in := &invocation{b: b, op: op, exec: e, stage: st, deferred: &deferrals{}, platform: g.Platform, target: g.Platform}
 	if op.Platform != nil {

@@ -217,7 +217,7 @@ func packageRefusal(name string, args []*string) *command.Unsupported {
 		return nil
 	}
 	return &command.Unsupported{Command: name, What: strings.TrimSpace(sub + " in a stage that isn't a Go builder"),
-		Fix: "a base that has the packages (static and distroless have certificates and time zones), COPY --from of the files that are needed, or --engine buildkit"}
+		Fix: "a base that has the packages (static and distroless have certificates and time zones), or COPY --from of the files that are needed"}
 }
 
 // packageNames are the packages that an install command asks for.
@@ -244,6 +244,9 @@ func packageNames(name string, args []string) []string {
 	return list
 }
 
+// otherEngine is what to do with what can't be done here.
+const otherEngine = "docker buildx build, for this Dockerfile"
+
 // refuse makes a refusal.
 func (b *Build) refuse(code, place, p, summary string, fix ...string) *refusal.Error {
 	return &refusal.Error{Code: code, Platform: p, Place: place, Summary: summary, Fix: fix}
@@ -251,7 +254,7 @@ func (b *Build) refuse(code, place, p, summary string, fix ...string) *refusal.E
 
 // refuseCommand is the refusal of what a command can't do.
 func (b *Build) refuseCommand(place string, u *command.Unsupported) *refusal.Error {
-	fix := []string{"--engine buildkit"}
+	fix := []string{otherEngine}
 	if u.Fix != "" {
 		fix = []string{u.Fix}
 	}

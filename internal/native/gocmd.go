@@ -126,7 +126,7 @@ func (in *invocation) runGo(ctx context.Context, p *command.Proc) (int, error) {
 	if cgo == "1" && (sub == "build" || sub == "install" || sub == "test" || sub == "run") {
 		return 0, in.b.refuse("PA103", in.b.place(in.op), in.label,
 			"cgo needs a C compiler for the platform, which the native engine doesn't run",
-			"CGO_ENABLED=0 in this instruction, if no package needs C", "--engine buildkit")
+			"CGO_ENABLED=0 in this instruction, if no package needs C", otherEngine)
 	}
 	env["CGO_ENABLED"] = "0"
 	if (sub == "build" || sub == "install") && cgo == "" {
@@ -230,7 +230,7 @@ func (in *invocation) needsC(ctx context.Context, p *command.Proc, root string, 
 	slices.Sort(found)
 	return &refusal.Error{Code: "PA103", Platform: in.label, Place: in.b.place(in.op),
 		Summary: "packages need C, and the stage has a C compiler that the native engine can't run", Seen: slices.Compact(found),
-		Fix: []string{"CGO_ENABLED=0 in this instruction, if the program works without them", "--engine buildkit"}}
+		Fix: []string{"CGO_ENABLED=0 in this instruction, if the program works without them", otherEngine}}
 }
 
 // listArgs turns `go build FLAGS PACKAGES` into the `go list` that finds packages

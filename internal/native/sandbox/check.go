@@ -9,7 +9,7 @@ import (
 )
 
 // fix is what helps against everything that only the sandbox can do.
-const fix = "--engine buildkit, or a Linux machine that allows user namespaces (anyarch explain PA130)"
+const fix = "a Linux machine that allows user namespaces (anyarch explain PA130)"
 
 // refuse says what mapped can't do.
 func refuse(what, instead string) *command.Unsupported {
