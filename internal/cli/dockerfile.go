@@ -201,7 +201,7 @@ func (a *app) prepareDockerfile(ctx context.Context, b *buildFlags, targets []st
 			}
 			return c.Tree(ctx, buildcontext.Filter{Include: l.Include, Exclude: l.Exclude, Follow: l.Follow})
 		},
-		Toolchain: goTool.Root, Runner: runner, Client: http.DefaultClient, Store: blobs, Memo: memo, Event: event,
+		Toolchain: goTool.Root, CheckToolchain: gotool.CheckVersion, Runner: runner, Client: http.DefaultClient, Store: blobs, Memo: memo, Event: event,
 		WorkDir: filepath.Join(cacheDir, "work", work), Scratch: scratch, LayerDir: filepath.Join(cacheDir, "layers"),
 		ModCache: modules, BuildCache: builds, GoEnv: goTool.Network(), Proxy: goTool.Proxies(),
 		BuildPlatform: platform.Local(), Secrets: secrets, Compression: out.plan.Compression,

@@ -84,15 +84,24 @@ const oldest = "1.21.0"
 
 var released = regexp.MustCompile(`^1\.\d+(\.\d+)?$`)
 
+// CheckVersion says, without asking anybody, that no toolchain can be fetched of a
+// version: a refusal.Error with code PA131.
+func CheckVersion(version string) error {
+	if !released.MatchString(version) || semver.Compare("v"+version, "v"+oldest) < 0 {
+		return &refusal.Error{Code: "PA131", Place: "go" + version, Summary: "there is no toolchain to be fetched of this Go version",
+			Seen: []string{"toolchains can be fetched from Go " + oldest + " on, of releases"},
+			Fix:  []string{"--go-version 1.21.13", "FROM golang:1.21 or newer"}}
+	}
+	return nil
+}
+
 // Root gives the root directory of an exact Go version, such as 1.25.4. If it
 // isn't here the go command fetches it, as the module golang.org/toolchain, and
 // checks it against the checksum database. A version that there is no such module
 // of is a refusal.Error with code PA131, one that can't be fetched PA133.
 func (t *Toolchain) Root(ctx context.Context, version string) (string, error) {
-	if !released.MatchString(version) || semver.Compare("v"+version, "v"+oldest) < 0 {
-		return "", &refusal.Error{Code: "PA131", Place: "go" + version, Summary: "there is no toolchain to be fetched of this Go version",
-			Seen: []string{"toolchains can be fetched from Go " + oldest + " on, of releases"},
-			Fix:  []string{"--go-version 1.21.13", "FROM golang:1.21 or newer"}}
+	if err := CheckVersion(version); err != nil {
+		return "", err
 	}
 	modules, _ := t.Caches()
 	root := filepath.Join(modules, "golang.org", "toolchain@v0.0.1-go"+version+"."+runtime.GOOS+"-"+runtime.GOARCH)

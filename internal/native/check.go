@@ -114,6 +114,14 @@ func (b *Build) checkOp(g *dockerfile.Graph, op *dockerfile.Op, st *stage) []*re
 	if op.Platform != nil {
 		in.platform = *op.Platform
 	}
+	if version := first(b.o.GoVersion, goVersion(e.Env)); version != "" && b.o.CheckToolchain != nil && callsGo(e) {
+		if err := b.o.CheckToolchain(version); err != nil {
+			for _, r := range refusal.All(err) {
+				r.Place = place
+				list = append(list, r)
+			}
+		}
+	}
 	known := in.commandSet()
 	for _, p := range shell.Check(st.script(e), func(name string) (*command.Command, bool) {
 		c, ok := known[name]

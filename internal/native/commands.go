@@ -42,10 +42,11 @@ func (in *invocation) commandSet() command.Set {
 		set["go"] = in.goCommand()
 		set["gofmt"] = &command.Command{Name: "gofmt", Run: in.gofmt}
 	}
+	set["update-ca-certificates"] = in.certificates()
 	for _, name := range []string{"apk", "apt-get", "apt"} {
 		set[name] = in.packages(name)
 	}
-	if in.stage != nil && in.stage.goBuilder {
+	if in.defers() {
 		for _, name := range accountCommands {
 			if c := set[name]; c != nil {
 				set[name] = in.deferrable(c)
@@ -53,6 +54,12 @@ func (in *invocation) commandSet() command.Set {
 		}
 	}
 	return set
+}
+
+// defers reports whether packages and accounts may wait until somebody reads the
+// base: in a Go builder whose file system doesn't become an image.
+func (in *invocation) defers() bool {
+	return in.stage != nil && in.stage.goBuilder && !in.b.final[in.op]
 }
 
 // accountCommands change nothing but who has an account.
@@ -180,7 +187,7 @@ func (in *invocation) deferrable(c *command.Command) *command.Command {
 func (in *invocation) packages(name string) *command.Command {
 	return &command.Command{Name: name,
 		Check: func(args []*string) *command.Unsupported {
-			if in.stage != nil && in.stage.goBuilder {
+			if in.defers() {
 				return nil
 			}
 			return packageRefusal(name, args)
@@ -190,7 +197,7 @@ func (in *invocation) packages(name string) *command.Command {
 			for _, a := range p.Args[1:] {
 				args = append(args, &a)
 			}
-			if in.stage == nil || !in.stage.goBuilder {
+			if !in.defers() {
 				if u := packageRefusal(name, args); u != nil {
 					return 0, u
 				}
@@ -201,6 +208,22 @@ func (in *invocation) packages(name string) *command.Command {
 			}
 			return 0, nil
 		}}
+}
+
+// certificates is update-ca-certificates: with no certificates of the stage's own
+// it makes the bundle that the base has already.
+func (in *invocation) certificates() *command.Command {
+	options := command.Options{Short: "vf", Long: []string{"verbose", "fresh"}}
+	return &command.Command{Name: "update-ca-certificates", Check: options.Check("update-ca-certificates"), Run: func(_ context.Context, p *command.Proc) (int, error) {
+		children, err := p.Tree.ReadDir("/usr/local/share/ca-certificates")
+		if err == nil && len(children) > 0 {
+			return 0, &command.Unsupported{Command: "update-ca-certificates", What: "adding certificates of /usr/local/share/ca-certificates"}
+		}
+		if _, err := p.Tree.Stat("/etc/ssl/certs/ca-certificates.crt"); err != nil {
+			return p.Errorf("not found")
+		}
+		return 0, nil
+	}}
 }
 
 // packageRefusal says what of a package manager's work can't be done.

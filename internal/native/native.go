@@ -38,11 +38,13 @@ type Options struct {
 	Local func(ctx context.Context, l dockerfile.Local) (*filetree.Tree, error)
 	// Toolchain gives the root directory of an exact Go version, such as 1.25.4.
 	Toolchain func(ctx context.Context, version string) (goroot string, err error)
-	Runner    sandbox.Runner
-	Client    *http.Client // for ADD and for curl and wget in RUN
-	Store     *store.Store // layers go here
-	Memo      *store.Memo
-	Event     progress.Sink
+	// CheckToolchain says, without fetching it, that a version can't be had.
+	CheckToolchain func(version string) error
+	Runner         sandbox.Runner
+	Client         *http.Client // for ADD and for curl and wget in RUN
+	Store          *store.Store // layers go here
+	Memo           *store.Memo
+	Event          progress.Sink
 
 	WorkDir    string // directories that the toolchain runs in, kept from run to run
 	Scratch    string // an empty directory for this run alone, removed by the caller
@@ -72,8 +74,9 @@ type Build struct {
 	o      Options
 	graphs []*dockerfile.Graph
 
-	graphsWith map[string]int // how many graphs have an operation, by Op.Key
-	selfWith   map[string]int // and by Op.Self
+	graphsWith map[string]int          // how many graphs have an operation, by Op.Key
+	selfWith   map[string]int          // and by Op.Self
+	final      map[*dockerfile.Op]bool // operations whose file system is that of an image
 
 	memo     sync.Map // string → *once
 	sources  sync.Map // string → *once, of base images
@@ -89,7 +92,11 @@ func New(graphs []*dockerfile.Graph, o Options) *Build {
 	b.caches.trees = map[string]*filetree.Tree{}
 	b.work.dir, b.work.scratch, b.work.open = o.WorkDir, o.Scratch, map[string]*worktreeSlot{}
 	b.graphsWith, b.selfWith = map[string]int{}, map[string]int{}
+	b.final = map[*dockerfile.Op]bool{}
 	for _, g := range graphs {
+		for at := g.Root; at.Op != nil; at = below(at) {
+			b.final[at.Op] = true
+		}
 		selves := map[string]bool{}
 		for _, op := range g.Ops {
 			b.graphsWith[op.Key]++

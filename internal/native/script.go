@@ -154,6 +154,26 @@ func goBuilds(e *dockerfile.Exec) []map[string]string {
 	return list
 }
 
+// callsGo reports whether a RUN calls the go command by name.
+func callsGo(e *dockerfile.Exec) bool {
+	text, _, ok := shellForm(e.Args)
+	if !ok {
+		return len(e.Args) > 0 && path.Base(e.Args[0]) == "go"
+	}
+	file, err := syntax.NewParser(syntax.Variant(syntax.LangBash)).Parse(strings.NewReader(text), "")
+	if err != nil {
+		return false
+	}
+	calls := false
+	syntax.Walk(file, func(n syntax.Node) bool {
+		if c, ok := n.(*syntax.CallExpr); ok && len(c.Args) > 0 && path.Base(literal(c.Args[0])) == "go" {
+			calls = true
+		}
+		return !calls
+	})
+	return calls
+}
+
 // literal is the value of a word that has nothing to expand, else empty.
 func literal(w *syntax.Word) string {
 	var b strings.Builder
