@@ -1,16 +1,21 @@
 package cli_test
 
 import (
+	"archive/tar"
 	"bytes"
+	"compress/gzip"
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
+	"io/fs"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
@@ -20,12 +25,16 @@ import (
 	"github.com/anyarch/anyarch/internal/cli"
 	"github.com/anyarch/anyarch/internal/image"
 	"github.com/anyarch/anyarch/internal/layer"
+	"github.com/anyarch/anyarch/internal/native/sandbox"
 	"github.com/anyarch/anyarch/internal/platform"
 	"github.com/anyarch/anyarch/internal/serve"
 	"github.com/anyarch/anyarch/internal/store"
 )
 
 func TestMain(m *testing.M) {
+	if sandbox.Main() {
+		return
+	}
 	testscript.Main(m, map[string]func(){
 		"anyarch": func() { os.Exit(cli.Main(context.Background(), os.Args[1:], cli.Process())) },
 	})
@@ -85,6 +94,8 @@ func TestScripts(t *testing.T) {
 			"tag":     checkTag,
 			"config":  checkConfig,
 			"base":    makeBase,
+			"bases":   makeBases,
+			"files":   listFiles,
 			"half":    makeHalf,
 			"replace": replace,
 		},
@@ -204,6 +215,94 @@ func makeBase(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Check(err)
 	}
 	ts.Check(st.Tag(context.Background(), args[1], d, true))
+}
+
+// bases puts what Dockerfiles are built on into the registry: library/golang, with
+// tags 1 and 1-alpine and the version of the go command that runs the tests, and
+// library/alpine, library/debian and library/old, a golang of before toolchain
+// modules.
+func makeBases(ts *testscript.TestScript, _ bool, _ []string) {
+	version := strings.TrimPrefix(runtime.Version(), "go")
+	content := func(text string) func() (io.ReadCloser, error) {
+		return func() (io.ReadCloser, error) { return io.NopCloser(strings.NewReader(text)), nil }
+	}
+	dir := func(name string) layer.Entry { return layer.Entry{Name: name, Type: layer.Dir, Mode: 0o755} }
+	file := func(name, text string, mode fs.FileMode) layer.Entry {
+		return layer.Entry{Name: name, Mode: mode, Size: int64(len(text)), Open: content(text)}
+	}
+	accounts := []layer.Entry{
+		dir("etc"), dir("etc/ssl"), dir("etc/ssl/certs"), dir("tmp"), dir("home"), dir("usr"), dir("usr/bin"), dir("usr/share"), file("etc/ssl/certs/ca-certificates.crt", "CERTS\n", 0o644),
+		file("etc/passwd", "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/sbin/nologin\n", 0o644),
+		file("etc/group", "root:x:0:root\nnobody:x:65534:\n", 0o644), file("etc/shadow", "root:*::0:::::\n", 0o640),
+	}
+	alpine := append(slices.Clone(accounts), dir("bin"), dir("lib"), file("etc/alpine-release", "3.22.2\n", 0o644), file("bin/busybox", "#!/no\n", 0o755),
+		layer.Entry{Name: "bin/sh", Type: layer.Symlink, Link: "/bin/busybox"})
+	debian := append(slices.Clone(accounts), layer.Entry{Name: "bin", Type: layer.Symlink, Link: "usr/bin"}, file("usr/bin/dash", "#!/no\n", 0o755),
+		layer.Entry{Name: "usr/bin/sh", Type: layer.Symlink, Link: "dash"}, file("usr/bin/old", "old\n", 0o755), layer.Entry{Name: "usr/bin/hard", Type: layer.Hardlink, Link: "usr/bin/old"})
+	path := "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+	golang := []string{"PATH=/go/bin:/usr/local/go/bin:" + strings.TrimPrefix(path, "PATH="), "GOLANG_VERSION=" + version, "GOPATH=/go"}
+	for _, b := range []struct {
+		repository, tag, by string
+		entries             []layer.Entry
+		env                 []string
+	}{
+		{"library/golang", "1-alpine", "ADD alpine-minirootfs", alpine, golang}, {"library/golang", "1", "debian", debian, golang},
+		{"library/alpine", "3", "ADD alpine-minirootfs", alpine, []string{path}}, {"library/debian", "12", "debian", debian, []string{path}},
+		{"library/old", "1", "debian", debian, []string{path, "GOLANG_VERSION=1.18.1", "GOPATH=/go"}},
+	} {
+		st, err := store.Create(filepath.Join(ts.Getenv("WORK"), "registry", filepath.FromSlash(b.repository)))
+		ts.Check(err)
+		l, err := layer.Write(context.Background(), st, b.entries, layer.Options{})
+		ts.Check(err)
+		l.History = ocispec.History{CreatedBy: b.by}
+		var images []image.Image
+		for _, arch := range []string{"amd64", "arm64"} {
+			config := ocispec.Image{Config: ocispec.ImageConfig{Env: b.env, Cmd: []string{"sh"}}}
+			img, err := image.Assemble(st, image.Recipe{Platform: platform.Platform{OS: "linux", Architecture: arch}, Config: config, Layers: []image.Layer{l}})
+			ts.Check(err)
+			images = append(images, img)
+		}
+		d, err := image.WriteIndex(st, images, nil, image.OCI)
+		ts.Check(err)
+		ts.Check(st.Tag(context.Background(), b.tag, d, true))
+	}
+}
+
+// files lists what the layers of an image that its Dockerfile made have in them:
+// files LAYOUT ARCH, one line per entry with type, mode, owner, path and link.
+func listFiles(ts *testscript.TestScript, _ bool, args []string) {
+	st, err := store.Open(ts.MkAbs(args[0]))
+	ts.Check(err)
+	src, ctx := image.Layout{Store: st}, context.Background()
+	d, err := src.Resolve(ctx, "")
+	ts.Check(err)
+	var index ocispec.Index
+	_, err = image.FetchJSON(ctx, src, d, &index)
+	ts.Check(err)
+	for _, m := range index.Manifests {
+		if m.Platform.Architecture != args[1] {
+			continue
+		}
+		var manifest ocispec.Manifest
+		_, err = image.FetchJSON(ctx, src, m, &manifest)
+		ts.Check(err)
+		for i, l := range manifest.Layers {
+			r, err := src.Fetch(ctx, l)
+			ts.Check(err)
+			z, err := gzip.NewReader(r)
+			ts.Check(err)
+			for tr := tar.NewReader(z); ; {
+				h, err := tr.Next()
+				if err == io.EOF {
+					break
+				}
+				ts.Check(err)
+				_, err = fmt.Fprintf(ts.Stdout(), "%d %c %04o %d:%d /%s %s\n", i, h.Typeflag, h.Mode, h.Uid, h.Gid, h.Name, h.Linkname)
+				ts.Check(err)
+			}
+			ts.Check(r.Close())
+		}
+	}
 }
 
 // half rewrites a layout's index so that its arm64 entry is the amd64 image
