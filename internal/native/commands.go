@@ -12,6 +12,7 @@ import (
 	"github.com/anyarch/anyarch/internal/filetree"
 	"github.com/anyarch/anyarch/internal/native/command"
 	"github.com/anyarch/anyarch/internal/native/command/basic"
+	"github.com/anyarch/anyarch/internal/native/git"
 	"github.com/anyarch/anyarch/internal/native/shell"
 	"github.com/anyarch/anyarch/internal/platform"
 	"github.com/anyarch/anyarch/internal/refusal"
@@ -25,6 +26,7 @@ func (b *Build) standard() command.Set {
 			set[c.Name] = c
 		}
 	}
+	set["git"] = git.Command(git.Options{Scratch: b.o.Scratch})
 	for _, name := range []string{"sh", "ash", "dash", "bash"} {
 		dialect := map[string]shell.Dialect{"sh": shell.Ash, "ash": shell.Ash, "dash": shell.Dash, "bash": shell.Bash}[name]
 		set[name] = shell.Command(name, dialect)
