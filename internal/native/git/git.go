@@ -469,7 +469,8 @@ func (r repository) describe(hash plumbing.Hash, opt *command.Parsed) (string, e
 	case name == "" && opt.Has["exact-match"]:
 		return "", fmt.Errorf("no tag exactly matches '%s'", hash)
 	case name == "":
-		return "", errors.New("No names found, cannot describe anything.") //nolint:staticcheck // git's own words
+		//lint:ignore ST1005 these are git's own words
+		return "", errors.New("No names found, cannot describe anything.")
 	case distance == 0 && !opt.Has["long"], opt.Has["abbrev"] && abbrev == 0:
 		out = name
 	default:

@@ -127,6 +127,7 @@ func (sh *session) cd(ctx context.Context, hc interp.HandlerContext, p *command.
 	if err == nil {
 		var fi fs.FileInfo
 		if fi, err = sh.lookup(logical, true); err == nil && !fi.IsDir() {
+			//lint:ignore ST1005 these are the words of the shell
 			err = fmt.Errorf("Not a directory") //nolint:staticcheck // the words of the C library
 		} else if err == nil {
 			err = sh.allowed(logical, 1)
@@ -180,6 +181,7 @@ func (sh *session) logical(from, target string) (string, error) {
 				return "", err
 			}
 			if !fi.IsDir() {
+				//lint:ignore ST1005 these are the words of the shell
 				return "", fmt.Errorf("Not a directory") //nolint:staticcheck // the words of the C library
 			}
 			at = path.Dir(at)

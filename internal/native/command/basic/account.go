@@ -148,7 +148,6 @@ type newUser struct {
 	makeHome                             bool
 	homeMode                             fs.FileMode
 	skeleton                             bool
-	maximum                              string // of shadow: 99999 or empty
 }
 
 func (a *accounts) addUser(u newUser) error {
