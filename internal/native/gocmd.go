@@ -134,6 +134,9 @@ func (in *invocation) runGo(ctx context.Context, p *command.Proc) (int, error) {
 			return 0, err
 		}
 	}
+	if (sub == "build" || sub == "install") && (in.dialect() == command.GNU || in.deferred.installs("git")) && !slices.ContainsFunc(args, func(a string) bool { return strings.Contains(a, "-buildvcs") }) && !strings.Contains(set("GOFLAGS"), "-buildvcs") && in.hasRepository(p.Dir) {
+		in.b.warn(in.target, "%s: the program doesn't carry the revision of the .git in the stage: go asks a git program for it, and none runs here (-ldflags -X, or -buildvcs=false)", in.b.place(in.op))
+	}
 	cross := sub == "install" && !installs && (env["GOARCH"] != in.b.o.BuildPlatform.Architecture || env["GOOS"] != in.b.o.BuildPlatform.OS)
 	if cross {
 		// The images look for it in $GOPATH/bin, where a native build puts it.
@@ -144,6 +147,16 @@ func (in *invocation) runGo(ctx context.Context, p *command.Proc) (int, error) {
 		err = in.moveInstalled(p, env)
 	}
 	return exit, err
+}
+
+// hasRepository reports whether go would find a Git repository above dir.
+func (in *invocation) hasRepository(dir string) bool {
+	for ; dir != "/"; dir = path.Dir(dir) {
+		if a, err := in.tree.Stat(path.Join(dir, ".git")); err == nil && a.IsDir() {
+			return true
+		}
+	}
+	return false
 }
 
 // contradicts refuses a GOOS or GOARCH that isn't that of the platform, or

@@ -41,6 +41,9 @@ func (b *Build) Run(ctx context.Context, g *dockerfile.Graph) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
+	if len(chain) > 1 && chain[0].after.stage != nil && chain[0].after.stage.goBuilder {
+		b.warn(platform.Platform{}, "%s: the image has the Go toolchain of its base, but not the module and build caches that go left behind: they would make it another one every time", b.place(chain[0].op))
+	}
 	r := &Result{Platform: g.Platform, Places: map[string]string{}}
 	var config struct {
 		History []ocispec.History `json:"history"`
