@@ -11,7 +11,10 @@
 // others make a multi-architecture image and push it to a registry on loopback.
 // ko and buildah take part where they are on PATH. buildah has no image with Go
 // to start from here, so its Dockerfile is given this machine's Go, modules and
-// build cache as volumes.
+// build cache as volumes. dockerfile is anyarch with a Dockerfile as people write
+// them (ARG GOARCH, go mod download, go build), buildkit is BuildKit crossing with
+// TARGETARCH and cache mounts, emulated is buildah with the Go of the target
+// platform under QEMU.
 //
 // # Modules
 //
@@ -94,7 +97,7 @@ func parse(args []string, messages io.Writer) (config, error) {
 	f.IntVar(&c.rounds, "rounds", 5, "warm `ROUNDS`; the large module has three at most")
 	f.IntVar(&c.cold, "cold", 1, "cold `ROUNDS`, 0 for none; the large module has none")
 	modules := f.String("modules", "small,medium,many,large", "`MODULES` to build")
-	tools := f.String("tools", "floor,anyarch,ko,buildah", "`TOOLS` to compare; ko-cache is ko with KOCACHE")
+	tools := f.String("tools", "floor,anyarch,dockerfile,ko,buildah", "`TOOLS` to compare; also: ko-cache (ko with KOCACHE), buildkit (buildkitd, buildctl and runc on PATH, as root), emulated (buildah with the target's Go under QEMU)")
 	platforms := f.String("platforms", "", "`PLATFORMS` instead of each module's own")
 	f.IntVar(&c.mains, "mains", 3, "how many `PROGRAMS` the module many has")
 	f.IntVar(&c.embed, "embed", 100, "`MB` of data in the program of the module large")
@@ -126,7 +129,7 @@ func parse(args []string, messages io.Writer) (config, error) {
 	if err := known("-modules", c.modules, "small", "medium", "many", "large"); err != nil {
 		return c, err
 	}
-	if err := known("-tools", c.tools, "floor", "anyarch", "ko", "ko-cache", "buildah"); err != nil {
+	if err := known("-tools", c.tools, "floor", "anyarch", "dockerfile", "ko", "ko-cache", "buildah", "buildkit", "emulated"); err != nil {
 		return c, err
 	}
 	if err := known("-registry", []string{c.registry}, "own", "docker"); err != nil {
@@ -163,6 +166,7 @@ type bench struct {
 	base     []string // environment that all tools share
 	modCache string
 	registry *registry
+	closers  []func() // of servers of tools
 	tools    []*tool
 	skipped  []string
 	samples  []sample
@@ -188,6 +192,11 @@ func run(ctx context.Context, args []string, out, messages io.Writer) error {
 		return err
 	}
 	defer b.registry.close()
+	defer func() {
+		for _, stop := range b.closers {
+			stop()
+		}
+	}()
 	for _, name := range c.modules {
 		if err := b.module(ctx, name); err != nil {
 			if ctx.Err() != nil {

@@ -203,6 +203,24 @@ func (r *registry) pushBase(ctx context.Context, platforms []string) (string, er
 	if r.base != "" {
 		return r.base, nil
 	}
+	var err error
+	r.base, err = r.pushImage(ctx, platforms, map[string]any{"User": "65532"})
+	return r.base, err
+}
+
+// pushGoBuilder pushes what a Dockerfile starts FROM to compile with a Go version.
+// There is no Go in it: anyarch reads nothing but its config.
+func (r *registry) pushGoBuilder(ctx context.Context, platforms []string, version string) (string, error) {
+	return r.pushImage(ctx, platforms, map[string]any{
+		"WorkingDir": "/go",
+		"Env": []string{"PATH=/go/bin:/usr/local/go/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+			"GOLANG_VERSION=" + version, "GOTOOLCHAIN=local", "GOPATH=/go"},
+	})
+}
+
+// pushImage pushes a small image with one layer and a configuration, for several
+// platforms. It answers with its reference.
+func (r *registry) pushImage(ctx context.Context, platforms []string, settings map[string]any) (string, error) {
 	plain, err := baseLayer()
 	if err != nil {
 		return "", err
@@ -229,7 +247,7 @@ func (r *registry) pushBase(ctx context.Context, platforms []string) (string, er
 		for i, part := range strings.SplitN(p, "/", 3) {
 			on[[]string{"os", "architecture", "variant"}[i]] = part
 		}
-		config := map[string]any{"rootfs": map[string]any{"type": "layers", "diff_ids": []string{digestOf(plain)}}, "config": map[string]any{"User": "65532"}}
+		config := map[string]any{"rootfs": map[string]any{"type": "layers", "diff_ids": []string{digestOf(plain)}}, "config": settings}
 		for key, value := range on {
 			config[key] = value
 		}
@@ -254,8 +272,7 @@ func (r *registry) pushBase(ctx context.Context, platforms []string) (string, er
 	if err != nil {
 		return "", err
 	}
-	r.base = r.addr + "/base@" + index.Digest
-	return r.base, nil
+	return r.addr + "/base@" + index.Digest, nil
 }
 
 // baseLayer is a tar with a user and a place for temporary files.

@@ -19,6 +19,11 @@ const (
 	oneLineFactor = 1.15
 	nothingFactor = 2.0
 	memoryLimit   = 100_000_000 // bytes
+
+	dockerfileFactor  = 1.5
+	dockerfileSeconds = 0.5
+	dockerfileMemory  = 300_000_000
+	emulatedFactor    = 10.0
 )
 
 // about says where figures come from.
@@ -51,6 +56,7 @@ type row struct {
 	Others   float64 `json:"others"`
 
 	over float64 // median of wall beyond coldFactor floors, in seconds
+	late float64 // median of wall beyond dockerfileFactor floors, in seconds
 	most int64   // the most that any round uploaded
 }
 
@@ -102,7 +108,7 @@ func rowsOf(samples []sample) []row {
 			position[k.module+"/"+k.scenario] = len(position)
 		}
 	}
-	rank := map[string]int{"floor": 0, "anyarch": 1, "ko": 2, "ko-cache": 3, "buildah": 4}
+	rank := map[string]int{"floor": 0, "anyarch": 1, "dockerfile": 2, "ko": 3, "ko-cache": 4, "buildah": 5, "buildkit": 6, "emulated": 7}
 	slices.SortStableFunc(order, func(x, y key) int {
 		if d := position[x.module+"/"+x.scenario] - position[y.module+"/"+y.scenario]; d != 0 {
 			return d
@@ -113,7 +119,7 @@ func rowsOf(samples []sample) []row {
 	for _, k := range order {
 		group := groups[k]
 		r := row{Module: k.module, Scenario: k.scenario, Tool: k.tool, Rounds: len(group)}
-		var xwall, xcpu, over []float64
+		var xwall, xcpu, over, late []float64
 		for _, s := range group {
 			r.Memory, r.most = max(r.Memory, s.Memory), max(r.most, s.Uploaded)
 			if f, ok := floors[round{s.Module, s.Scenario, s.Round}]; ok {
@@ -124,6 +130,7 @@ func rowsOf(samples []sample) []row {
 					xcpu = append(xcpu, s.CPU/f.CPU)
 				}
 				over = append(over, s.Wall-coldFactor*f.Wall)
+				late = append(late, s.Wall-dockerfileFactor*f.Wall)
 			}
 		}
 		r.Wall = medianOf(group, func(s sample) float64 { return s.Wall })
@@ -131,7 +138,7 @@ func rowsOf(samples []sample) []row {
 		r.Others = medianOf(group, func(s sample) float64 { return s.Others })
 		r.Uploaded = int64(medianOf(group, func(s sample) float64 { return float64(s.Uploaded) }))
 		r.Requests = int64(medianOf(group, func(s sample) float64 { return float64(s.Requests) }))
-		r.XWall, r.XCPU, r.over = median(xwall), median(xcpu), median(over)
+		r.XWall, r.XCPU, r.over, r.late = median(xwall), median(xcpu), median(over), median(late)
 		rows = append(rows, r)
 	}
 	return rows
@@ -189,6 +196,37 @@ func targetsOf(rows []row) []target {
 		if memory[m] > 0 {
 			list = append(list, target{"memory: ≤ 100 MB", m, fmt.Sprintf("%.0f MB", float64(memory[m])/1e6), memory[m] <= memoryLimit})
 		}
+	}
+	return append(list, dockerfileTargets(rows)...)
+}
+
+// dockerfileTargets are what builds of Dockerfiles mean to reach: beside go build,
+// beside BuildKit with warm cache mounts, and beside an emulated build.
+func dockerfileTargets(rows []row) []target {
+	wall := map[string]float64{}
+	for _, r := range rows {
+		wall[r.Module+"/"+r.Scenario+"/"+r.Tool] = r.Wall
+	}
+	var list []target
+	for _, r := range rows {
+		if r.Tool != "dockerfile" {
+			continue
+		}
+		where := r.Module + "/" + r.Scenario + "/"
+		name := "dockerfile, " + r.Scenario + ": "
+		if r.Scenario == "cold" {
+			list = append(list, target{name + fmt.Sprintf("≤ %.2f × floor", coldFactor), r.Module, fmt.Sprintf("%.2f ×", r.XWall), r.XWall <= coldFactor})
+		} else {
+			list = append(list, target{name + fmt.Sprintf("≤ %.1f × floor + %.1f s", dockerfileFactor, dockerfileSeconds), r.Module,
+				fmt.Sprintf("%.1f × floor %+.2f s", dockerfileFactor, r.late), r.late <= dockerfileSeconds})
+		}
+		if other := wall[where+"buildkit"]; other > 0 && r.Scenario != "cold" {
+			list = append(list, target{name + "no slower than BuildKit", r.Module, fmt.Sprintf("%.1f times as fast", other/r.Wall), other >= r.Wall})
+		}
+		if other := wall[where+"emulated"]; other > 0 {
+			list = append(list, target{name + fmt.Sprintf("≥ %.0f × as fast as emulated", emulatedFactor), r.Module, fmt.Sprintf("%.1f ×", other/r.Wall), other >= emulatedFactor*r.Wall})
+		}
+		list = append(list, target{name + "memory ≤ 300 MB", r.Module, fmt.Sprintf("%.0f MB", float64(r.Memory)/1e6), r.Memory <= dockerfileMemory})
 	}
 	return list
 }

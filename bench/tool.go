@@ -89,8 +89,14 @@ func (b *bench) findTools(ctx context.Context) error {
 			t = b.ours()
 		case "ko", "ko-cache":
 			t, err = b.ko(ctx, name)
+		case "dockerfile":
+			t, err = b.ourDockerfile(ctx)
 		case "buildah":
 			t, err = b.buildah()
+		case "buildkit":
+			t, err = b.buildkit(ctx)
+		case "emulated":
+			t, err = b.emulated(ctx)
 		}
 		if err != nil {
 			b.skip(name, err)
