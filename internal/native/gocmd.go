@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/anyarch/anyarch/internal/filetree"
 	"github.com/anyarch/anyarch/internal/native/command"
 	"github.com/anyarch/anyarch/internal/native/sandbox"
 	"github.com/anyarch/anyarch/internal/native/worktree"
@@ -352,7 +353,8 @@ func (in *invocation) start(ctx context.Context, p *command.Proc, args []string,
 			return 0, context.Cause(ctx)
 		}
 	}
-	foreign := sandbox.Foreign(args, env)
+	config := path.Join(first(env["XDG_CONFIG_HOME"], path.Join(env["HOME"], ".config")), "go")
+	foreign := sandbox.Foreign(args, in.withSaved(env, first(env["GOENV"], path.Join(config, "env"))))
 	slot, release, err := in.b.work.take(ctx, in.workName(foreign), in.b.o.Runner.Name() == "mapped")
 	if err != nil {
 		return 0, err
@@ -406,13 +408,35 @@ func (in *invocation) start(ctx context.Context, p *command.Proc, args []string,
 	if err != nil {
 		return exit, err
 	}
-	ignored := []string{modTarget, buildTarget, goroot, "/proc", "/dev", "/sys"}
+	// Counters of the go command have the day in their names: no image has the
+	// same digest tomorrow with them.
+	ignored := []string{modTarget, buildTarget, goroot, "/proc", "/dev", "/sys", path.Join(config, "telemetry")}
 	// What a process leaves behind is imported even if it failed: the next word of
 	// the script may look at it.
 	err = slot.tree.Commit(ctx, in.tree, in.uid, in.gid, in.b.now(), func(name string) bool {
 		return slices.ContainsFunc(ignored, func(dir string) bool { return name == dir || strings.HasPrefix(name, dir+"/") })
 	})
 	return exit, err
+}
+
+// withSaved adds what `go env -w` saved in the stage to an environment.
+func (in *invocation) withSaved(env map[string]string, file string) map[string]string {
+	if file == "off" {
+		return env
+	}
+	// What the base has saved is nothing: it needn't be read for that.
+	above := in.tree.WithLoader(func() (*filetree.Tree, error) { return nil, fs.ErrNotExist })
+	data, err := above.ReadFile(file)
+	if err != nil {
+		return env
+	}
+	all := maps.Clone(env)
+	for line := range strings.Lines(string(data)) {
+		if k, v, ok := strings.Cut(strings.TrimSpace(line), "="); ok && all[k] == "" {
+			all[k] = v
+		}
+	}
+	return all
 }
 
 func first(list ...string) string {

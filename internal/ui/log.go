@@ -26,6 +26,7 @@ var words = map[progress.Step]struct{ doing, done string }{
 	progress.Index:   {"indexing", "indexed"},
 	progress.Tag:     {"tagging", "tagged"},
 	progress.Serve:   {"serving", "served"},
+	progress.Build:   {"building", "built"},
 }
 
 func doing(step progress.Step) string {
