@@ -45,6 +45,7 @@ type dockerfileFlags struct {
 	override  bool
 	noCache   bool
 	pull      bool
+	mirrors   []string
 	iidFile   string
 }
 
@@ -61,6 +62,7 @@ func (d *dockerfileFlags) register(f *pflag.FlagSet) {
 	f.BoolVar(&d.override, "override-goarch", false, "replace a hard-coded GOARCH or GOOS by that of the platform")
 	f.BoolVar(&d.noCache, "no-cache", false, "don't take over anything of earlier builds")
 	f.BoolVar(&d.pull, "pull", false, "ask for the bases again; they always are, unless pinned by digest")
+	f.StringArrayVar(&d.mirrors, "package-mirror", nil, "ask `URL=URL`'s second address for packages of repositories that begin with the first")
 	f.StringVar(&d.iidFile, "iidfile", "", "write the digest of the index to this `FILE`")
 }
 
@@ -75,7 +77,7 @@ func (b *buildFlags) checkFlags(cmd *cobra.Command) error {
 		switch {
 		case b.docker.file != "" && slices.Contains(goOnly, f.Name):
 			refused.Add(&refusal.Error{Code: "PA502", Kind: refusal.Usage, Place: "--" + f.Name, Summary: "this is for Go packages; with -f the Dockerfile says it"})
-		case b.docker.file == "" && slices.Contains([]string{"build-arg", "target", "build-context", "secret", "network", "sandbox", "engine", "go-version", "override-goarch", "no-cache", "pull"}, f.Name):
+		case b.docker.file == "" && slices.Contains([]string{"build-arg", "target", "build-context", "secret", "network", "sandbox", "engine", "go-version", "override-goarch", "no-cache", "pull", "package-mirror"}, f.Name):
 			refused.Add(&refusal.Error{Code: "PA502", Kind: refusal.Usage, Place: "--" + f.Name, Summary: "this is for Dockerfiles", Fix: []string{"-f Dockerfile"}})
 		}
 	})
@@ -179,6 +181,10 @@ func (a *app) prepareDockerfile(ctx context.Context, b *buildFlags, targets []st
 	for _, w := range out.graphs[0].Warnings {
 		event.Warn("", "", fmt.Sprintf("%s:%d: %s (%s)", path, w.Line, w.Detail, w.Rule))
 	}
+	mirror, err := packageMirror(append(slices.Clone(d.mirrors), strings.Fields(a.Getenv("ANYARCH_PACKAGE_MIRROR"))...))
+	if err != nil {
+		return nil, err
+	}
 	runner, note, err := sandbox.New(sandbox.Mode(d.sandbox))
 	if err != nil {
 		return nil, err
@@ -203,6 +209,7 @@ func (a *app) prepareDockerfile(ctx context.Context, b *buildFlags, targets []st
 		},
 		Toolchain: goTool.Root, CheckToolchain: gotool.CheckVersion, Runner: runner, Client: http.DefaultClient, Store: blobs, Memo: memo, Event: event,
 		WorkDir: filepath.Join(cacheDir, "work", work), Scratch: scratch, LayerDir: filepath.Join(cacheDir, "layers"),
+		PackageDir: filepath.Join(cacheDir, "packages"), Mirror: mirror,
 		ModCache: modules, BuildCache: builds, GoEnv: goTool.Network(), Proxy: goTool.Proxies(),
 		BuildPlatform: platform.Local(), Secrets: secrets, Compression: out.plan.Compression,
 		LayerTime: out.plan.LayerTime, Now: clock, GoVersion: d.goVersion, OverrideArch: d.override, Offline: d.network == "none",
@@ -212,6 +219,28 @@ func (a *app) prepareDockerfile(ctx context.Context, b *buildFlags, targets []st
 		_ = os.RemoveAll(scratch)
 	}
 	return out, nil
+}
+
+// packageMirror reads --package-mirror FROM=TO: the first that fits counts.
+func packageMirror(list []string) (func(string) string, error) {
+	type pair struct{ from, to string }
+	var pairs []pair
+	for _, text := range list {
+		from, to, ok := strings.Cut(text, "=")
+		if !ok || !strings.Contains(from, "://") || !strings.Contains(to, "://") {
+			return nil, &refusal.Error{Code: "PA502", Kind: refusal.Usage, Place: "--package-mirror " + text, Summary: "not two addresses",
+				Fix: []string{"--package-mirror https://dl-cdn.alpinelinux.org/alpine=https://mirror.example.com/alpine"}}
+		}
+		pairs = append(pairs, pair{strings.TrimRight(from, "/"), strings.TrimRight(to, "/")})
+	}
+	return func(address string) string {
+		for _, p := range pairs {
+			if rest, ok := strings.CutPrefix(address, p.from); ok && strings.HasPrefix(rest, "/") {
+				return p.to + rest
+			}
+		}
+		return address
+	}, nil
 }
 
 // builder runs the engine for one platform, for the pipeline.

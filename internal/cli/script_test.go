@@ -10,6 +10,8 @@ import (
 	"io"
 	"io/fs"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -23,8 +25,10 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/anyarch/anyarch/internal/cli"
+	"github.com/anyarch/anyarch/internal/filetree"
 	"github.com/anyarch/anyarch/internal/image"
 	"github.com/anyarch/anyarch/internal/layer"
+	"github.com/anyarch/anyarch/internal/native/apk/apktest"
 	"github.com/anyarch/anyarch/internal/native/sandbox"
 	"github.com/anyarch/anyarch/internal/platform"
 	"github.com/anyarch/anyarch/internal/serve"
@@ -95,6 +99,7 @@ func TestScripts(t *testing.T) {
 			"config":  checkConfig,
 			"base":    makeBase,
 			"bases":   makeBases,
+			"mirror":  makeMirror,
 			"files":   listFiles,
 			"half":    makeHalf,
 			"replace": replace,
@@ -266,6 +271,52 @@ func makeBases(ts *testscript.TestScript, _ bool, _ []string) {
 		ts.Check(err)
 		ts.Check(st.Tag(context.Background(), b.tag, d, true))
 	}
+}
+
+// mirror serves signed packages of a small Alpine ($MIRROR), and puts library/alpine
+// with tag 3.22 into the registry, whose packages come from there.
+func makeMirror(ts *testscript.TestScript, _ bool, _ []string) {
+	key, err := apktest.NewKey("test@example.com-1.rsa.pub")
+	ts.Check(err)
+	dir := ts.MkAbs("mirror")
+	ts.Check(apktest.Mirror(dir, key, "amd64", "arm64"))
+	server := httptest.NewServer(http.FileServer(http.Dir(dir)))
+	ts.Defer(server.Close)
+	ts.Setenv("MIRROR", server.URL)
+	st, err := store.Create(filepath.Join(ts.Getenv("WORK"), "registry", "library", "alpine"))
+	ts.Check(err)
+	var images []image.Image
+	for _, arch := range []string{"amd64", "arm64"} {
+		p := platform.Platform{OS: "linux", Architecture: arch}
+		scratch := ts.MkAbs("scratch-" + arch)
+		ts.Check(os.MkdirAll(scratch, 0o755))
+		tree, err := apktest.Root(context.Background(), dir, "https://dl-cdn.alpinelinux.org/alpine/v3.22", key, p, scratch)
+		ts.Check(err)
+		var entries []layer.Entry
+		ts.Check(tree.Walk("/", func(name string, a filetree.Attr) error {
+			e := layer.Entry{Name: strings.TrimPrefix(name, "/"), Mode: a.Mode, UID: a.UID, GID: a.GID, ModTime: a.ModTime, Size: a.Size(), Open: a.Open}
+			switch {
+			case e.Name == "":
+				return nil
+			case a.IsDir():
+				e.Type, e.Open = layer.Dir, nil
+			case a.IsSymlink():
+				e.Type, e.Link, e.Open = layer.Symlink, a.Link, nil
+			}
+			entries = append(entries, e)
+			return nil
+		}))
+		l, err := layer.Write(context.Background(), st, entries, layer.Options{})
+		ts.Check(err)
+		l.History = ocispec.History{CreatedBy: "ADD alpine-minirootfs"}
+		img, err := image.Assemble(st, image.Recipe{Platform: p, Layers: []image.Layer{l},
+			Config: ocispec.Image{Config: ocispec.ImageConfig{Env: []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}, Cmd: []string{"/bin/sh"}}}})
+		ts.Check(err)
+		images = append(images, img)
+	}
+	d, err := image.WriteIndex(st, images, nil, image.OCI)
+	ts.Check(err)
+	ts.Check(st.Tag(context.Background(), "3.22", d, true))
 }
 
 // files lists what the layers of an image that its Dockerfile made have in them:

@@ -60,7 +60,7 @@ func (b *Build) checkedStage(ctx context.Context, g *dockerfile.Graph, op *docke
 			return nil, b.locate(op, err)
 		}
 		st := &stage{image: img, ref: op.Source.Image, goBuilder: goVersion(img.Config.Config.Env) != "", pinned: b.pinned(g, op), dialect: command.GNU}
-		if alpine(op.Source.Image, img) {
+		if isAlpine(op.Source.Image, img) {
 			st.dialect = command.Busybox
 		}
 		return st, nil

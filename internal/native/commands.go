@@ -10,18 +10,22 @@ import (
 	"sync"
 
 	"github.com/anyarch/anyarch/internal/filetree"
+	"github.com/anyarch/anyarch/internal/native/apk"
 	"github.com/anyarch/anyarch/internal/native/command"
+	"github.com/anyarch/anyarch/internal/native/command/alpine"
 	"github.com/anyarch/anyarch/internal/native/command/basic"
+	"github.com/anyarch/anyarch/internal/native/command/certificates"
 	"github.com/anyarch/anyarch/internal/native/git"
 	"github.com/anyarch/anyarch/internal/native/shell"
 	"github.com/anyarch/anyarch/internal/platform"
 	"github.com/anyarch/anyarch/internal/refusal"
 )
 
-// standard are the commands that need nothing but a tree.
+// standard are the commands that every stage has.
 func (b *Build) standard() command.Set {
 	set := command.Set{}
-	for _, list := range [][]*command.Command{basic.Commands()} {
+	known := func(name string) *command.Command { return set[name] }
+	for _, list := range [][]*command.Command{basic.Commands(), alpine.Commands(known), {certificates.Command()}} {
 		for _, c := range list {
 			set[c.Name] = c
 		}
@@ -36,24 +40,33 @@ func (b *Build) standard() command.Set {
 
 // commandSet are the commands of one RUN.
 func (in *invocation) commandSet() command.Set {
-	set := in.b.standard()
-	if in.dialect() == command.GNU {
-		set["sh"] = shell.Command("sh", shell.Dash)
-	}
+	set := in.installed()
 	if in.hasGo() {
 		set["go"] = in.goCommand()
 		set["gofmt"] = &command.Command{Name: "gofmt", Run: in.gofmt}
 	}
-	set["update-ca-certificates"] = in.certificates()
-	for _, name := range []string{"apk", "apt-get", "apt"} {
-		set[name] = in.packages(name)
-	}
 	if in.defers() {
-		for _, name := range accountCommands {
+		for _, name := range append(slices.Clone(accountCommands), packageManagers...) {
 			if c := set[name]; c != nil {
 				set[name] = in.deferrable(c)
 			}
 		}
+	}
+	return set
+}
+
+// packageManagers change what is installed.
+var packageManagers = []string{"apk", "apt-get", "apt"}
+
+// installed are the commands that work on a base that is there.
+func (in *invocation) installed() command.Set {
+	set := in.b.standard()
+	if in.dialect() == command.GNU {
+		set["sh"] = shell.Command("sh", shell.Dash)
+	}
+	set["apk"] = apk.Command(in.b.apk, in.exec.Network == "none" || in.b.o.Offline)
+	for _, name := range []string{"apt-get", "apt"} {
+		set[name] = in.packages(name)
 	}
 	return set
 }
@@ -84,9 +97,8 @@ type deferrals struct {
 }
 
 type deferredCommand struct {
-	place    string
-	command  *command.Command // nil for a package installation
-	packages []string
+	in       *invocation // that it was part of
+	packages []string    // that it installs; none of another command
 	proc     command.Proc
 }
 
@@ -122,26 +134,37 @@ func (d *deferrals) replay(ctx context.Context, b *Build, st *stage, p platform.
 	list := slices.Clone(d.list)
 	d.mu.Unlock()
 	for _, c := range list {
-		if c.command == nil {
+		if len(c.packages) > 0 {
 			missing := c.packages
-			if installed, ok := installedPackages(t); ok {
+			installed, hasDatabase := installedPackages(t)
+			if hasDatabase {
 				missing = slices.DeleteFunc(slices.Clone(c.packages), func(name string) bool { return installed[name] })
 			}
-			if len(missing) > 0 {
-				b.warn(p, "%s: %s not installed: files are read from %s as it is", c.place, strings.Join(missing, " "), repository(st.ref))
+			if len(missing) == 0 {
+				continue
 			}
-			continue
+			if c.proc.Args[0] != "apk" || !hasDatabase {
+				b.warn(p, "%s: %s not installed: files are read from %s as it is", b.place(c.in.op), strings.Join(missing, " "), repository(st.ref))
+				continue
+			}
 		}
-		proc := c.proc
-		proc.Tree, proc.Platform, proc.Env = t, p, maps.Clone(c.proc.Env)
+		var words, env []string
+		for _, w := range c.proc.Args {
+			words = append(words, quote(w))
+		}
+		for _, k := range slices.Sorted(maps.Keys(c.proc.Env)) {
+			env = append(env, k+"="+c.proc.Env[k])
+		}
 		out := &tail{limit: 16 << 10}
-		proc.Stdin, proc.Stdout, proc.Stderr = strings.NewReader(""), out, out
-		exit, err := c.command.Run(ctx, &proc)
+		exit, err := shell.Run(ctx, shell.Script{Text: strings.Join(words, " "), Dialect: shell.Bash, Name: c.proc.Args[0]}, shell.Options{
+			Tree: t, Dir: "/", Env: env, UID: c.proc.UID, GID: c.proc.GID, Platform: p, Commands: c.in.installed(), Stdin: strings.NewReader(""), Stdout: out, Stderr: out,
+			Now: b.now(), CommandDialect: st.dialect, Scratch: b.o.Scratch,
+		})
 		if err != nil {
-			return err
+			return c.in.unsupported(err)
 		}
 		if exit != 0 {
-			return &refusal.Error{Code: "PA107", Platform: p.String(), Place: c.place, Summary: fmt.Sprintf("%s ended with exit code %d", c.proc.Args[0], exit), Seen: out.lines(10)}
+			return &refusal.Error{Code: "PA107", Platform: p.String(), Place: b.place(c.in.op), Summary: fmt.Sprintf("%s ended with exit code %d", c.proc.Args[0], exit), Seen: out.lines(10)}
 		}
 	}
 	return nil
@@ -172,60 +195,43 @@ func installedPackages(t *filetree.Tree) (map[string]bool, bool) {
 // deferrable makes a command wait for somebody who reads the base, as long as
 // nobody has.
 func (in *invocation) deferrable(c *command.Command) *command.Command {
-	return &command.Command{Name: c.Name, Check: c.Check, Run: func(ctx context.Context, p *command.Proc) (int, error) {
-		if !in.tree.Lazy() {
+	isPackageManager := slices.Contains(packageManagers, c.Name)
+	check := c.Check
+	if isPackageManager && c.Name != "apk" {
+		check = nil // what isn't needed needn't be possible
+	}
+	return &command.Command{Name: c.Name, Check: check, Run: func(ctx context.Context, p *command.Proc) (int, error) {
+		if !in.tree.Lazy() && (c.Name == "apk" || !isPackageManager) {
 			return c.Run(ctx, p)
 		}
 		kept := *p
 		kept.Env, kept.Args = maps.Clone(p.Env), slices.Clone(p.Args)
-		kept.Run = func(context.Context, *command.Proc) (int, error) { return 127, nil }
-		in.deferred.add(deferredCommand{place: in.b.place(in.op), command: c, proc: kept})
+		kept.Args[0] = c.Name
+		d := deferredCommand{in: in, proc: kept}
+		if isPackageManager {
+			if d.packages = packageNames(c.Name, p.Args[1:]); len(d.packages) == 0 {
+				return 0, nil // lists of packages aren't kept where nobody looks
+			}
+		}
+		in.deferred.add(d)
 		return 0, nil
 	}}
 }
 
-// packages is apk or apt-get. In a Go builder an installation waits until somebody
-// reads what it would have brought; elsewhere it is refused before the build.
+// packages is apt-get, which is refused before the build.
 func (in *invocation) packages(name string) *command.Command {
 	return &command.Command{Name: name,
-		Check: func(args []*string) *command.Unsupported {
-			if in.defers() {
-				return nil
-			}
-			return packageRefusal(name, args)
-		},
+		Check: func(args []*string) *command.Unsupported { return packageRefusal(name, args) },
 		Run: func(_ context.Context, p *command.Proc) (int, error) {
 			var args []*string
 			for _, a := range p.Args[1:] {
 				args = append(args, &a)
 			}
-			if !in.defers() {
-				if u := packageRefusal(name, args); u != nil {
-					return 0, u
-				}
-				return 0, nil
-			}
-			if wanted := packageNames(name, p.Args[1:]); len(wanted) > 0 {
-				in.deferred.add(deferredCommand{place: in.b.place(in.op), packages: wanted})
+			if u := packageRefusal(name, args); u != nil {
+				return 0, u
 			}
 			return 0, nil
 		}}
-}
-
-// certificates is update-ca-certificates: with no certificates of the stage's own
-// it makes the bundle that the base has already.
-func (in *invocation) certificates() *command.Command {
-	options := command.Options{Short: "vf", Long: []string{"verbose", "fresh"}}
-	return &command.Command{Name: "update-ca-certificates", Check: options.Check("update-ca-certificates"), Run: func(_ context.Context, p *command.Proc) (int, error) {
-		children, err := p.Tree.ReadDir("/usr/local/share/ca-certificates")
-		if err == nil && len(children) > 0 {
-			return 0, &command.Unsupported{Command: "update-ca-certificates", What: "adding certificates of /usr/local/share/ca-certificates"}
-		}
-		if _, err := p.Tree.Stat("/etc/ssl/certs/ca-certificates.crt"); err != nil {
-			return p.Errorf("not found")
-		}
-		return 0, nil
-	}}
 }
 
 // packageRefusal says what of a package manager's work can't be done.

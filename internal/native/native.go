@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"path/filepath"
 	"sync"
 	"time"
 
@@ -20,6 +21,7 @@ import (
 	"github.com/anyarch/anyarch/internal/dockerfile"
 	"github.com/anyarch/anyarch/internal/filetree"
 	"github.com/anyarch/anyarch/internal/layer"
+	"github.com/anyarch/anyarch/internal/native/apk"
 	"github.com/anyarch/anyarch/internal/native/sandbox"
 	"github.com/anyarch/anyarch/internal/platform"
 	"github.com/anyarch/anyarch/internal/progress"
@@ -49,6 +51,10 @@ type Options struct {
 	WorkDir    string // directories that the toolchain runs in, kept from run to run
 	Scratch    string // an empty directory for this run alone, removed by the caller
 	LayerDir   string // unpacked layers of bases
+	PackageDir string // downloaded packages and their indexes
+	// Mirror gives the address to ask instead of a package repository's own; nil
+	// leaves addresses as they are.
+	Mirror     func(url string) string
 	ModCache   string // GOMODCACHE and GOCACHE of the user, shared with plain go build
 	BuildCache string
 	// GoEnv are the user's settings of the network that the go command uses where
@@ -84,11 +90,13 @@ type Build struct {
 	caches   cacheMounts
 	compiles chan struct{}
 	work     worktrees
+	apk      *apk.Session
 }
 
 // New prepares a build of graphs, one per platform.
 func New(graphs []*dockerfile.Graph, o Options) *Build {
 	b := &Build{o: o, graphs: graphs, compiles: make(chan struct{}, 2)}
+	b.apk = apk.NewSession(apk.Options{Client: o.Client, Cache: filepath.Join(o.PackageDir, "apk"), Scratch: o.Scratch, Mirror: o.Mirror})
 	b.caches.trees = map[string]*filetree.Tree{}
 	b.work.dir, b.work.scratch, b.work.open = o.WorkDir, o.Scratch, map[string]*worktreeSlot{}
 	b.graphsWith, b.selfWith = map[string]int{}, map[string]int{}

@@ -71,8 +71,8 @@ func official(ref string) bool {
 	return name == "docker.io/library/golang" || strings.HasSuffix(name, "/library/golang")
 }
 
-// alpine reports whether an image says that it is made of Alpine.
-func alpine(ref string, img base.Image) bool {
+// isAlpine reports whether an image says that it is made of Alpine.
+func isAlpine(ref string, img base.Image) bool {
 	if strings.Contains(ref, "alpine") {
 		return true
 	}
@@ -121,7 +121,7 @@ func (b *Build) source(ctx context.Context, g *dockerfile.Graph, op *dockerfile.
 	st := &stage{image: img, ref: op.Source.Image, goBuilder: goVersion(img.Config.Config.Env) != "", pinned: b.pinned(g, op)}
 	if st.goBuilder {
 		st.dialect = command.GNU
-		if alpine(op.Source.Image, img) {
+		if isAlpine(op.Source.Image, img) {
 			st.dialect = command.Busybox
 		}
 	}
