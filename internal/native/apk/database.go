@@ -101,6 +101,9 @@ func (d *database) parseInstalled(text string) error {
 		if p == nil {
 			return nil
 		}
+		if p.value('V') == "" {
+			p.Version = "0" // a stanza that somebody wrote by hand; it is kept as it is
+		}
 		if err := p.parseFields(); err != nil {
 			return err
 		}

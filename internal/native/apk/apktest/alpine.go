@@ -136,6 +136,9 @@ func New(arch string) []Package {
 		simple("netcat-openbsd", "1.229.1-r0", nil, program("nc")),
 		simple("make", "4.4.1-r3", nil, program("make")),
 	)
+	for _, name := range strings.Fields("openssl openssh-client ffmpeg ffplay jq alsa-plugins-pulse font-droid libva-intel-driver intel-media-driver ssl_client nghttp2-libs wget") {
+		out = append(out, simple(name, "1.0-r0", nil, program(name)))
+	}
 	return out
 }
 
