@@ -459,3 +459,7 @@ func TestLocalPackage(t *testing.T) {
 		}
 	}
 }
+
+func contentOf(data []byte) filetree.Content { return filetree.Bytes(data).Content() }
+
+func attr(mode fs.FileMode) filetree.Attr { return filetree.Attr{Mode: mode} }

@@ -17,6 +17,7 @@ import (
 	"encoding/hex"
 	"encoding/pem"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path"
@@ -294,4 +295,64 @@ func Dirs(names ...string) []File {
 	}
 	slices.SortFunc(list, func(a, b File) int { return strings.Compare(a.Name, b.Name) })
 	return list
+}
+
+// Private is the key for another tool, PEM (PKCS #1).
+func (k *Key) Private() []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY", Bytes: x509.MarshalPKCS1PrivateKey(k.private)})
+}
+
+// Stanza makes the lines of an index for a package file that another tool has made.
+func Stanza(file []byte) (string, error) {
+	var members [][]byte
+	for rest := file; len(rest) > 0; {
+		r := bytes.NewReader(rest)
+		z, err := gzip.NewReader(r)
+		if err != nil {
+			return "", err
+		}
+		z.Multistream(false)
+		if _, err := io.Copy(io.Discard, z); err != nil {
+			return "", err
+		}
+		n := len(rest) - r.Len()
+		members, rest = append(members, rest[:n]), rest[n:]
+	}
+	if len(members) < 2 {
+		return "", fmt.Errorf("%d members", len(members))
+	}
+	control := members[len(members)-2]
+	z, err := gzip.NewReader(bytes.NewReader(control))
+	if err != nil {
+		return "", err
+	}
+	t := tar.NewReader(z)
+	for {
+		h, err := t.Next()
+		if err != nil {
+			return "", err
+		}
+		if h.Name != ".PKGINFO" {
+			continue
+		}
+		data, err := io.ReadAll(t)
+		if err != nil {
+			return "", err
+		}
+		values := map[string][]string{}
+		for line := range strings.Lines(string(data)) {
+			if k, v, ok := strings.Cut(strings.TrimSpace(line), " = "); ok {
+				values[k] = append(values[k], v)
+			}
+		}
+		sum := sha1.Sum(control) //nolint:gosec // see above
+		text := fmt.Sprintf("C:Q1%s\nP:%s\nV:%s\nA:%s\nS:%d\n", base64.StdEncoding.EncodeToString(sum[:]), values["pkgname"][0], values["pkgver"][0], values["arch"][0], len(file))
+		if list := values["depend"]; len(list) > 0 {
+			text += "D:" + strings.Join(list, " ") + "\n"
+		}
+		if list := values["provides"]; len(list) > 0 {
+			text += "p:" + strings.Join(list, " ") + "\n"
+		}
+		return text, nil
+	}
 }
