@@ -148,7 +148,8 @@ func (d *database) writeInstalled() []byte {
 	var b bytes.Buffer
 	for _, p := range d.installed {
 		for _, f := range p.fields {
-			fmt.Fprintf(&b, "%c:%s\n", f.letter, f.value)
+			b.Write([]byte{f.letter, ':'})
+			b.WriteString(f.value + "\n")
 		}
 		for _, dir := range p.dirs {
 			fmt.Fprintf(&b, "F:%s\n", dir.name)
