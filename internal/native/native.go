@@ -13,7 +13,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"path/filepath"
 	"sync"
 	"time"
 
@@ -22,6 +21,7 @@ import (
 	"github.com/anyarch/anyarch/internal/filetree"
 	"github.com/anyarch/anyarch/internal/layer"
 	"github.com/anyarch/anyarch/internal/native/apk"
+	"github.com/anyarch/anyarch/internal/native/download"
 	"github.com/anyarch/anyarch/internal/native/sandbox"
 	"github.com/anyarch/anyarch/internal/platform"
 	"github.com/anyarch/anyarch/internal/progress"
@@ -84,19 +84,21 @@ type Build struct {
 	selfWith   map[string]int          // and by Op.Self
 	final      map[*dockerfile.Op]bool // operations whose file system is that of an image
 
-	memo     sync.Map // string → *once
-	sources  sync.Map // string → *once, of base images
-	warned   sync.Map // messages that were shown already
-	caches   cacheMounts
-	compiles chan struct{}
-	work     worktrees
-	apk      *apk.Session
+	memo      sync.Map // string → *once
+	sources   sync.Map // string → *once, of base images
+	warned    sync.Map // messages that were shown already
+	caches    cacheMounts
+	compiles  chan struct{}
+	work      worktrees
+	apk       *apk.Session
+	downloads *download.Session
 }
 
 // New prepares a build of graphs, one per platform.
 func New(graphs []*dockerfile.Graph, o Options) *Build {
 	b := &Build{o: o, graphs: graphs, compiles: make(chan struct{}, 2)}
-	b.apk = apk.NewSession(apk.Options{Client: o.Client, Cache: filepath.Join(o.PackageDir, "apk"), Scratch: o.Scratch, Mirror: o.Mirror})
+	b.downloads = download.New(download.Options{Client: o.Client, Cache: o.PackageDir, Scratch: o.Scratch, Mirror: o.Mirror})
+	b.apk = apk.NewSession(b.downloads, o.Scratch)
 	b.caches.trees = map[string]*filetree.Tree{}
 	b.work.dir, b.work.scratch, b.work.open = o.WorkDir, o.Scratch, map[string]*worktreeSlot{}
 	b.graphsWith, b.selfWith = map[string]int{}, map[string]int{}

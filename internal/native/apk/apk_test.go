@@ -22,6 +22,7 @@ import (
 	"github.com/anyarch/anyarch/internal/native/command/alpine"
 	"github.com/anyarch/anyarch/internal/native/command/basic"
 	"github.com/anyarch/anyarch/internal/native/command/certificates"
+	"github.com/anyarch/anyarch/internal/native/download"
 	"github.com/anyarch/anyarch/internal/native/shell"
 	"github.com/anyarch/anyarch/internal/platform"
 )
@@ -64,7 +65,7 @@ func newSystem(t *testing.T) *system {
 }
 
 func (s *system) fresh(cache string) {
-	s.session = apk.NewSession(apk.Options{Client: s.server.Client(), Cache: cache, Scratch: s.t.TempDir()})
+	s.session = newSession(s.server.Client(), cache, s.t.TempDir())
 }
 
 // run runs a script in the system.
@@ -463,3 +464,7 @@ func TestLocalPackage(t *testing.T) {
 func contentOf(data []byte) filetree.Content { return filetree.Bytes(data).Content() }
 
 func attr(mode fs.FileMode) filetree.Attr { return filetree.Attr{Mode: mode} }
+
+func newSession(client *http.Client, cache, scratch string) *apk.Session {
+	return apk.NewSession(download.New(download.Options{Client: client, Cache: cache, Scratch: scratch}), scratch)
+}

@@ -25,6 +25,7 @@ import (
 	"github.com/anyarch/anyarch/internal/filetree"
 	"github.com/anyarch/anyarch/internal/native/apk/solve"
 	"github.com/anyarch/anyarch/internal/native/command"
+	"github.com/anyarch/anyarch/internal/native/download"
 	"github.com/anyarch/anyarch/internal/platform"
 )
 
@@ -417,8 +418,8 @@ func (r *runner) readIndexes(ctx context.Context, keep bool) error {
 			if repo.local {
 				file, err = r.readLocal(r.call.Tree, address)
 			} else {
-				r.say("fetch %s", clean(address))
-				file, err = r.indexFile(ctx, address, r.offline)
+				r.say("fetch %s", download.Clean(address))
+				file, err = r.Latest(ctx, address, r.offline)
 			}
 			if err != nil {
 				return err
@@ -456,7 +457,7 @@ func (r *runner) readIndexes(ctx context.Context, keep bool) error {
 			if ctx.Err() != nil {
 				return context.Cause(ctx)
 			}
-			failures = append(failures, fmt.Errorf("%s: %s: %w", repo.place, clean(repo.url), err))
+			failures = append(failures, fmt.Errorf("%s: %s: %w", repo.place, download.Clean(repo.url), err))
 		}
 	}
 	return errors.Join(failures...)
@@ -716,7 +717,7 @@ func (r *runner) localPackage(name string) (solve.Dependency, error) {
 	if err != nil {
 		return solve.Dependency{}, err
 	}
-	a, err := openArchive(file, nil, r.keys, r.flags.allowUntrusted, r.o.Scratch)
+	a, err := openArchive(file, nil, r.keys, r.flags.allowUntrusted, r.scratch)
 	if err != nil {
 		return solve.Dependency{}, err
 	}
@@ -820,7 +821,7 @@ func (r *runner) archive(ctx context.Context, e *entry) (*archive, error) {
 	}
 	var a *archive
 	use := func(file string) error {
-		got, err := openArchive(file, want, r.keys, false, r.o.Scratch)
+		got, err := openArchive(file, want, r.keys, false, r.scratch)
 		if err != nil {
 			return err
 		}
@@ -841,7 +842,7 @@ func (r *runner) archive(ctx context.Context, e *entry) (*archive, error) {
 		err = use(name)
 		return a, err
 	}
-	err = r.packageFile(ctx, e.repository.url+"/"+r.arch+"/"+file, filepath.Join(r.arch, want.hex()+".apk"), r.offline, use)
+	err = r.Checked(ctx, e.repository.url+"/"+r.arch+"/"+file, filepath.Join("apk", r.arch, want.hex()+".apk"), r.offline, use)
 	if a != nil && e.repository.tag != "" {
 		a.entry.set('s', e.repository.tag)
 	}

@@ -1,49 +1,27 @@
 package apk
 
 import (
-	"context"
 	"crypto/sha1" //nolint:gosec // names the file that apk caches an index in
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
-	"net/http"
 	"net/url"
 	"os"
 	"path"
-	"path/filepath"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/anyarch/anyarch/internal/filetree"
+	"github.com/anyarch/anyarch/internal/native/download"
 )
 
-// Options are what package managers of one build share.
-type Options struct {
-	Client  *http.Client
-	Cache   string // directory of downloads, kept from build to build
-	Scratch string // of this build
-	// Mirror gives the address to ask instead of one that a repository has; nil
-	// leaves them as they are. What comes is checked in the same way.
-	Mirror func(url string) string
-}
-
-// Session downloads indexes and packages for one build: what several stages and
-// platforms ask for is asked for once.
+// Session is what the calls of one build share.
 type Session struct {
-	o     Options
-	mu    sync.Mutex
-	once  map[string]*download
-	index map[string]*parsedIndex // by digest of the index file
-}
-
-type download struct {
-	done chan struct{}
-	file string
-	err  error
+	*download.Session
+	scratch string
+	mu      sync.Mutex
+	index   map[string]*parsedIndex // by digest of the index file
 }
 
 type parsedIndex struct {
@@ -51,9 +29,9 @@ type parsedIndex struct {
 	broken  []string
 }
 
-// NewSession makes a session.
-func NewSession(o Options) *Session {
-	return &Session{o: o, once: map[string]*download{}, index: map[string]*parsedIndex{}}
+// NewSession makes a session. scratch is a directory of this build.
+func NewSession(d *download.Session, scratch string) *Session {
+	return &Session{Session: d, scratch: scratch, index: map[string]*parsedIndex{}}
 }
 
 // repository is a line of /etc/apk/repositories.
@@ -119,240 +97,6 @@ func parseRepositories(text, place string) ([]*repository, error) {
 	return list, nil
 }
 
-// share runs get once per key.
-func (s *Session) share(ctx context.Context, key string, get func() (string, error)) (string, error) {
-	s.mu.Lock()
-	d := s.once[key]
-	if d == nil {
-		d = &download{done: make(chan struct{})}
-		s.once[key] = d
-		s.mu.Unlock()
-		d.file, d.err = get()
-		if d.err != nil {
-			// The next one who asks may have more luck, or another context.
-			s.mu.Lock()
-			delete(s.once, key)
-			s.mu.Unlock()
-		}
-		close(d.done)
-		return d.file, d.err
-	}
-	s.mu.Unlock()
-	select {
-	case <-d.done:
-		if errors.Is(d.err, context.Canceled) && ctx.Err() == nil {
-			return s.share(ctx, key, get)
-		}
-		return d.file, d.err
-	case <-ctx.Done():
-		return "", context.Cause(ctx)
-	}
-}
-
-// errOffline is for steps that mustn't use the network.
-var errOffline = errors.New("the network is off for this step (--network=none)")
-
-// indexFile gives the file of an index as its server has it now. What was
-// downloaded before is asked for with its validators, so that an index that didn't
-// change doesn't travel twice.
-func (s *Session) indexFile(ctx context.Context, address string, offline bool) (string, error) {
-	if offline {
-		return "", errOffline
-	}
-	return s.share(ctx, "index "+address, func() (string, error) {
-		sum := sha256.Sum256([]byte(address))
-		name := filepath.Join(s.o.Cache, "index", hex.EncodeToString(sum[:]))
-		if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
-			return "", err
-		}
-		var known validators
-		if data, err := os.ReadFile(name + ".json"); err == nil && json.Unmarshal(data, &known) == nil {
-			if digest, err := fileDigest(name); err != nil || digest != known.SHA256 {
-				known = validators{}
-			}
-		}
-		file, now, err := s.get(ctx, address, known)
-		if err != nil {
-			return "", err
-		}
-		// This build keeps the bytes that it has checked, whatever others write.
-		mine := filepath.Join(s.o.Scratch, "index-"+hex.EncodeToString(sum[:]))
-		if file == "" {
-			return mine, copyFile(name, mine)
-		}
-		if now.SHA256, err = fileDigest(file); err != nil {
-			return "", err
-		}
-		if err := copyFile(file, mine); err != nil {
-			return "", err
-		}
-		data, err := json.Marshal(now)
-		if err == nil {
-			// A file without its validators is asked for anew.
-			_ = os.Remove(name + ".json")
-			if err = os.Rename(file, name); err == nil {
-				err = os.WriteFile(name+".json", data, 0o644)
-			}
-		}
-		return mine, err
-	})
-}
-
-type validators struct {
-	ETag, Modified, SHA256 string
-}
-
-// packageFile gives the file of a package, from the cache or from its server; use
-// has to check it, and a file that it refuses isn't kept.
-func (s *Session) packageFile(ctx context.Context, address, name string, offline bool, use func(file string) error) error {
-	cached := filepath.Join(s.o.Cache, "packages", name)
-	if err := use(cached); err == nil {
-		return nil
-	} else if !errors.Is(err, os.ErrNotExist) {
-		_ = os.Remove(cached) // it is damaged; there is another one where it came from
-	}
-	if offline {
-		return errOffline
-	}
-	file, err := s.share(ctx, "package "+name, func() (string, error) {
-		file, _, err := s.get(ctx, address, validators{})
-		return file, err
-	})
-	if err != nil {
-		return err
-	}
-	if err := use(file); err != nil {
-		s.mu.Lock()
-		delete(s.once, "package "+name)
-		s.mu.Unlock()
-		return err
-	}
-	if err := os.MkdirAll(filepath.Dir(cached), 0o755); err != nil {
-		return err
-	}
-	temp := cached + "." + filepath.Base(file)
-	if err := copyFile(file, temp); err != nil {
-		return err
-	}
-	return os.Rename(temp, cached)
-}
-
-// maxDownload bounds what a server can make us store, in bytes.
-const maxDownload = 4 << 30
-
-// get downloads a file to the scratch directory. It gives no file if the server
-// says that it is still as known.
-func (s *Session) get(ctx context.Context, address string, known validators) (string, validators, error) {
-	asked := address
-	if s.o.Mirror != nil {
-		asked = s.o.Mirror(address)
-	}
-	var last error
-	for try := range 3 {
-		if try > 0 {
-			select {
-			case <-time.After(time.Duration(try) * 500 * time.Millisecond):
-			case <-ctx.Done():
-				return "", validators{}, context.Cause(ctx)
-			}
-		}
-		file, now, again, err := s.getOnce(ctx, asked, known)
-		if err == nil {
-			return file, now, nil
-		}
-		if last = err; !again || ctx.Err() != nil {
-			break
-		}
-	}
-	if ctx.Err() != nil {
-		return "", validators{}, context.Cause(ctx)
-	}
-	return "", validators{}, fmt.Errorf("%s: %w", clean(asked), last)
-}
-
-// clean leaves credentials out of an address, for messages.
-func clean(address string) string {
-	u, err := url.Parse(address)
-	if err != nil {
-		return "the repository"
-	}
-	return u.Redacted()
-}
-
-func (s *Session) getOnce(ctx context.Context, address string, known validators) (name string, now validators, again bool, err error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
-	if err != nil {
-		return "", now, false, err
-	}
-	req.Header.Set("Accept-Encoding", "identity")
-	if known.ETag != "" {
-		req.Header.Set("If-None-Match", known.ETag)
-	}
-	if known.Modified != "" {
-		req.Header.Set("If-Modified-Since", known.Modified)
-	}
-	resp, err := s.o.Client.Do(req)
-	if err != nil {
-		var u *url.Error
-		if errors.As(err, &u) {
-			err = u.Err // the address is in the message already, without secrets
-		}
-		return "", now, true, err
-	}
-	defer func() { _ = resp.Body.Close() }()
-	switch {
-	case resp.StatusCode == http.StatusNotModified && known != (validators{}):
-		return "", known, false, nil
-	case resp.StatusCode != http.StatusOK:
-		return "", now, resp.StatusCode >= 500 || resp.StatusCode == http.StatusTooManyRequests, fmt.Errorf("the server answered %s", resp.Status)
-	}
-	out, err := os.CreateTemp(s.o.Scratch, "get-*")
-	if err != nil {
-		return "", now, false, err
-	}
-	n, err := io.Copy(out, io.LimitReader(resp.Body, maxDownload+1))
-	if cerr := out.Close(); err == nil {
-		err = cerr
-	}
-	switch {
-	case err != nil:
-		return "", now, true, err
-	case resp.ContentLength >= 0 && n != resp.ContentLength:
-		return "", now, true, fmt.Errorf("%d of %d bytes came", n, resp.ContentLength)
-	case n > maxDownload:
-		return "", now, false, fmt.Errorf("it has more than %d bytes", int64(maxDownload))
-	}
-	return out.Name(), validators{ETag: resp.Header.Get("ETag"), Modified: resp.Header.Get("Last-Modified")}, false, nil
-}
-
-func fileDigest(name string) (string, error) {
-	f, err := os.Open(name)
-	if err != nil {
-		return "", err
-	}
-	defer func() { _ = f.Close() }()
-	sum := sha256.New()
-	_, err = io.Copy(sum, f)
-	return hex.EncodeToString(sum.Sum(nil)), err
-}
-
-func copyFile(from, to string) error {
-	in, err := os.Open(from)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = in.Close() }()
-	out, err := os.Create(to)
-	if err != nil {
-		return err
-	}
-	_, err = io.Copy(out, in)
-	if cerr := out.Close(); err == nil {
-		err = cerr
-	}
-	return err
-}
-
 // parse reads an index once, however many stages want it. The entries are shared:
 // who changes one copies it first.
 func (s *Session) parse(text []byte, r *repository) *parsedIndex {
@@ -378,7 +122,7 @@ func (s *Session) readLocal(t *filetree.Tree, name string) (string, error) {
 		return "", err
 	}
 	defer func() { _ = r.Close() }()
-	out, err := os.CreateTemp(s.o.Scratch, "apk-"+strings.ReplaceAll(path.Base(name), "*", "")+"-*")
+	out, err := os.CreateTemp(s.scratch, "apk-"+strings.ReplaceAll(path.Base(name), "*", "")+"-*")
 	if err != nil {
 		return "", err
 	}

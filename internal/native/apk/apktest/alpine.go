@@ -15,6 +15,7 @@ import (
 	"github.com/anyarch/anyarch/internal/filetree"
 	"github.com/anyarch/anyarch/internal/native/apk"
 	"github.com/anyarch/anyarch/internal/native/command"
+	"github.com/anyarch/anyarch/internal/native/download"
 	"github.com/anyarch/anyarch/internal/platform"
 )
 
@@ -185,7 +186,7 @@ func Root(ctx context.Context, mirror, address string, key *Key, p platform.Plat
 			return nil, err
 		}
 	}
-	session := apk.NewSession(apk.Options{Client: client, Cache: filepath.Join(scratch, "cache"), Scratch: scratch})
+	session := apk.NewSession(download.New(download.Options{Client: client, Cache: filepath.Join(scratch, "cache"), Scratch: scratch}), scratch)
 	var out bytes.Buffer
 	proc := &command.Proc{Tree: t, Dir: "/", Args: strings.Fields("apk add --no-cache --no-scripts alpine-baselayout busybox libssl3 libcrypto3 ca-certificates-bundle musl"),
 		Env: map[string]string{}, Stdin: strings.NewReader(""), Stdout: &out, Stderr: &out, Umask: 0o022, Platform: p, Dialect: command.Busybox, Now: at,
