@@ -212,6 +212,9 @@ func standIn(t *testing.T, root string, packages *mirror, text []byte) []byte {
 	return text
 }
 
+// patches are the last releases that there are toolchains of; older ones have none.
+var patches = map[string]string{"1.21": "13", "1.22": "12", "1.23": "12", "1.24": "13", "1.25": "14", "1.26": "8", "1.18": "1", "1.19": "1", "1.20": "1"}
+
 // base makes an image for both architectures: Alpine-like, unless its name says Debian.
 func base(t *testing.T, packages *mirror, dir, repository, tag string) {
 	t.Helper()
@@ -242,13 +245,13 @@ func base(t *testing.T, packages *mirror, dir, repository, tag string) {
 		case release.MatchString(tag):
 			version = release.FindString(tag)
 		case minor.MatchString(tag):
-			version = minor.FindString(tag) + map[bool]string{true: ".1", false: ".5"}[minor.FindString(tag) < "1.21"]
+			version = minor.FindString(tag) + "." + patches[minor.FindString(tag)]
 		}
 		env = []string{"PATH=/go/bin:/usr/local/go/bin:/usr/bin:/bin", "GOLANG_VERSION=" + version, "GOTOOLCHAIN=local", "GOPATH=/go"}
 	}
 	var images []image.Image
 	for _, arch := range []string{"amd64", "arm64"} {
-		if !debian && !strings.HasSuffix(repository, "golang") && !strings.Contains(repository, "distroless") {
+		if strings.HasSuffix(repository, "alpine") || strings.HasSuffix(tag, "-alpine") && !strings.HasSuffix(repository, "golang") {
 			entries = packages.alpine(t, arch)
 		}
 		l, err := layer.Write(t.Context(), st, entries, layer.Options{})

@@ -143,7 +143,7 @@ func (d *deferrals) replay(ctx context.Context, b *Build, st *stage, p platform.
 			if len(missing) == 0 {
 				continue
 			}
-			if c.proc.Args[0] != "apk" || !hasDatabase {
+			if c.proc.Args[0] != "apk" || !hasDatabase || !hasRepositories(t) {
 				b.warn(p, "%s: %s not installed: files are read from %s as it is", b.place(c.in.op), strings.Join(missing, " "), repository(st.ref))
 				continue
 			}
@@ -168,6 +168,13 @@ func (d *deferrals) replay(ctx context.Context, b *Build, st *stage, p platform.
 		}
 	}
 	return nil
+}
+
+// hasRepositories reports whether Alpine's packages could come from anywhere: images
+// that only look like Alpine have none.
+func hasRepositories(t *filetree.Tree) bool {
+	data, err := t.ReadFile("/etc/apk/repositories")
+	return err == nil && strings.TrimSpace(string(data)) != ""
 }
 
 // installedPackages reads the database of apk or dpkg.

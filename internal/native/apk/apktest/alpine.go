@@ -3,6 +3,7 @@ package apktest
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"fmt"
 	"io"
 	"io/fs"
@@ -50,6 +51,7 @@ func Old(arch string) []Package {
 	paths := strings.Join(Applets, "\n") + "\n"
 	libc := "so:libc.musl-" + arch + ".so.1"
 	return []Package{
+		{Name: "ssl_client", Version: "1.37.0-r18", Arch: arch, Origin: "busybox", Depends: []string{libc, "so:libssl.so.3"}, Files: append(Dirs("usr/bin"), File{Name: "usr/bin/ssl_client", Mode: 0o755, Data: elf(arch, "ssl_client")})},
 		{Name: "alpine-baselayout-data", Version: "3.7.0-r0", Arch: arch, Files: append(Dirs("etc"),
 			File{Name: "etc/passwd", Mode: 0o644, Data: "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/sbin/nologin\n"},
 			File{Name: "etc/group", Mode: 0o644, Data: "root:x:0:root\nnobody:x:65534:\nusers:x:100:\n"},
@@ -59,7 +61,7 @@ func Old(arch string) []Package {
 		{Name: "musl", Version: "1.2.5-r9", Arch: arch, Provides: []string{libc + "=1"}, Files: append(Dirs("lib"), File{Name: "lib/ld-musl-" + arch + ".so.1", Mode: 0o755, Data: "musl for " + arch})},
 		{Name: "busybox", Version: "1.37.0-r18", Arch: arch, Depends: []string{libc}, Triggers: []string{"/bin", "/usr/bin", "/sbin", "/usr/sbin", "/lib/modules/*"},
 			Scripts: map[string]string{"trigger": busyboxTrigger, "post-install": "#!/bin/sh\nexec /bin/busybox --install -s\n", "post-upgrade": "#!/bin/sh\nexec /bin/busybox --install -s\n"},
-			Files: append(Dirs("bin", "sbin", "usr/bin", "usr/sbin", "etc/busybox-paths.d"), File{Name: "bin/busybox", Mode: 0o755, Data: "busybox 18 for " + arch},
+			Files: append(Dirs("bin", "sbin", "usr/bin", "usr/sbin", "etc/busybox-paths.d"), File{Name: "bin/busybox", Mode: 0o755, Data: elf(arch, "busybox 18 for "+arch)},
 				File{Name: "etc/busybox-paths.d/busybox", Mode: 0o644, Data: paths})},
 		{Name: "busybox-binsh", Version: "1.37.0-r18", Arch: arch, Origin: "busybox", Depends: []string{"busybox=1.37.0-r18"}, Provides: []string{"/bin/sh", "cmd:sh=1.37.0-r18"}, ProviderPriority: 100,
 			Files: append(Dirs("bin"), File{Name: "bin/sh", Mode: fs.ModeSymlink | 0o777, Link: "/bin/busybox"})},
@@ -95,7 +97,7 @@ func New(arch string) []Package {
 				f.Data = strings.NewReplacer(" 4 ", " 5 ", "# 4", "# 5").Replace(f.Data)
 				q.Files = append(q.Files, f)
 			}
-		case "busybox", "busybox-binsh":
+		case "busybox", "busybox-binsh", "ssl_client":
 			q.Version = "1.37.0-r19"
 			if p.Name == "busybox-binsh" {
 				q.Depends, q.Provides = []string{"busybox=1.37.0-r19"}, []string{"/bin/sh", "cmd:sh=1.37.0-r19"}
@@ -113,10 +115,12 @@ func New(arch string) []Package {
 		}
 		return p
 	}
-	program := func(name string) File { return File{Name: "usr/bin/" + name, Mode: 0o755, Data: name + " for " + arch} }
+	program := func(name string) File {
+		return File{Name: "usr/bin/" + name, Mode: 0o755, Data: elf(arch, name+" for "+arch)}
+	}
 	out = append(out,
 		simple("curl", "8.14.1-r2", []string{"ca-certificates-bundle", libc, "so:libcurl.so.4"}, program("curl")),
-		Package{Name: "libcurl", Version: "8.14.1-r2", Arch: arch, Depends: []string{"so:libssl.so.3", "so:libcrypto.so.3", "so:libz.so.1"}, Provides: []string{"so:libcurl.so.4=4.8.0"},
+		Package{Name: "libcurl", Version: "8.14.1-r2", Arch: arch, Depends: []string{"so:libssl.so.3", "so:libcrypto.so.3", "so:libz.so.1", "nghttp2-libs"}, Provides: []string{"so:libcurl.so.4=4.8.0"},
 			Files: append(Dirs("usr/lib"), File{Name: "usr/lib/libcurl.so.4.8.0", Mode: 0o755, Data: "libcurl for " + arch}, File{Name: "usr/lib/libcurl.so.4", Mode: fs.ModeSymlink | 0o777, Link: "libcurl.so.4.8.0"})},
 		Package{Name: "zlib", Version: "1.3.1-r2", Arch: arch, Provides: []string{"so:libz.so.1=1.3.1"}, Files: append(Dirs("usr/lib"), File{Name: "usr/lib/libz.so.1", Mode: 0o755, Data: "zlib for " + arch})},
 		Package{Name: "ca-certificates", Version: "20250619-r0", Arch: arch, Depends: []string{"/bin/sh", libc}, Triggers: []string{"/usr/share/ca-certificates", "/usr/local/share/ca-certificates", "/etc/ssl/certs", "/etc/ca-certificates/update.d"},
@@ -124,23 +128,41 @@ func New(arch string) []Package {
 			Files: append(Dirs("etc/ca-certificates/update.d", "usr/share/ca-certificates/mozilla", "usr/sbin", "usr/local/share/ca-certificates"),
 				File{Name: "etc/ca-certificates.conf", Mode: 0o644, Data: "# made by a test\nmozilla/Test_Root.crt\n"},
 				File{Name: "usr/share/ca-certificates/mozilla/Test_Root.crt", Mode: 0o644, Data: Certificate},
-				File{Name: "usr/sbin/update-ca-certificates", Mode: 0o755, Data: "update for " + arch})},
+				File{Name: "usr/sbin/update-ca-certificates", Mode: 0o755, Data: elf(arch, "update for "+arch)})},
 		Package{Name: "tzdata", Version: "2025b-r0", Arch: arch, Files: append(Dirs("usr/share/zoneinfo/Europe"), File{Name: "usr/share/zoneinfo/Europe/Berlin", Mode: 0o644, Data: "TZif2"}, File{Name: "usr/share/zoneinfo/UTC", Mode: 0o644, Data: "TZif2 UTC"})},
-		Package{Name: "bash", Version: "5.2.37-r0", Arch: arch, Depends: []string{"/bin/sh"}, Files: append(Dirs("bin"), program("bash-bin"), File{Name: "bin/bash", Mode: 0o755, Data: "bash for " + arch}),
+		Package{Name: "bash", Version: "5.2.37-r0", Arch: arch, Depends: []string{"/bin/sh"}, Files: append(Dirs("bin"), program("bash-bin"), File{Name: "bin/bash", Mode: 0o755, Data: elf(arch, "bash for "+arch)}),
 			Scripts: map[string]string{"post-install": "#!/bin/sh\nadd-shell '/bin/bash'\nexit 0\n"}},
-		Package{Name: "openssh-server", Version: "10.0-r1", Arch: arch, Depends: []string{"/bin/sh"}, Files: append(Dirs("var/empty"), File{Name: "usr/sbin/sshd", Mode: 0o755, Data: "sshd"}, File{Name: "etc/ssh.conf", Mode: 0o640, Data: "x", User: "sshd"}),
+		Package{Name: "openssh-server", Version: "10.0-r1", Arch: arch, Depends: []string{"/bin/sh"}, Files: append(Dirs("var/empty"), File{Name: "usr/sbin/sshd", Mode: 0o755, Data: elf(arch, "sshd")}, File{Name: "etc/ssh.conf", Mode: 0o640, Data: "x", User: "sshd"}),
 			Scripts: map[string]string{"pre-install": "#!/bin/sh\naddgroup -S -g 22 sshd 2>/dev/null\nadduser -S -D -H -h /dev/null -s /sbin/nologin -G sshd -g sshd sshd 2>/dev/null\nexit 0\n"}},
 		Package{Name: "needs-foreign", Version: "1-r0", Arch: arch, Files: append(Dirs("usr/bin"), program("compile-it")),
 			Scripts: map[string]string{"post-install": "#!/bin/sh\n/usr/bin/compile-it --all\n"}},
 		simple("git", "2.49.1-r0", []string{"ca-certificates", "so:libcurl.so.4"}, program("git")),
-		simple("tini", "0.19.0-r3", nil, File{Name: "sbin/tini", Mode: 0o755, Data: "tini for " + arch}),
+		simple("tini", "0.19.0-r3", nil, File{Name: "sbin/tini", Mode: 0o755, Data: elf(arch, "tini for "+arch)}),
 		simple("netcat-openbsd", "1.229.1-r0", nil, program("nc")),
 		simple("make", "4.4.1-r3", nil, program("make")),
 	)
-	for _, name := range strings.Fields("openssl openssh-client ffmpeg ffplay jq alsa-plugins-pulse font-droid libva-intel-driver intel-media-driver ssl_client nghttp2-libs wget") {
+	for _, name := range strings.Fields("openssl openssh-client ffmpeg ffplay jq alsa-plugins-pulse font-droid libva-intel-driver intel-media-driver nghttp2-libs wget") {
 		out = append(out, simple(name, "1.0-r0", nil, program(name)))
 	}
 	return out
+}
+
+// elf makes the smallest program of an architecture, with a text behind it.
+func elf(arch, text string) string {
+	machine := map[string]uint16{"x86_64": 62, "aarch64": 183, "riscv64": 243, "ppc64le": 21}[arch]
+	if machine == 0 {
+		return text
+	}
+	var b bytes.Buffer
+	b.WriteString("\x7fELF\x02\x01\x01")
+	b.Write(make([]byte, 9))
+	size := uint64(64 + 56 + len(text))
+	for _, v := range []any{uint16(2), machine, uint32(1), uint64(0x400078), uint64(64), uint64(0), uint32(0), uint16(64), uint16(56), uint16(1), uint16(64), uint16(0), uint16(0), // header
+		uint32(1), uint32(5), uint64(0), uint64(0x400000), uint64(0x400000), size, size, uint64(0x1000)} { // PT_LOAD of all of it
+		_ = binary.Write(&b, binary.LittleEndian, v) // a buffer takes everything
+	}
+	b.WriteString(text)
+	return b.String()
 }
 
 // Certificate is of a root that nobody trusts.
@@ -188,7 +210,7 @@ func Root(ctx context.Context, mirror, address string, key *Key, p platform.Plat
 	}
 	session := apk.NewSession(download.New(download.Options{Client: client, Cache: filepath.Join(scratch, "cache"), Scratch: scratch}), scratch)
 	var out bytes.Buffer
-	proc := &command.Proc{Tree: t, Dir: "/", Args: strings.Fields("apk add --no-cache --no-scripts alpine-baselayout busybox libssl3 libcrypto3 ca-certificates-bundle musl"),
+	proc := &command.Proc{Tree: t, Dir: "/", Args: strings.Fields("apk add --no-cache --no-scripts alpine-baselayout busybox libssl3 libcrypto3 ca-certificates-bundle musl ssl_client"),
 		Env: map[string]string{}, Stdin: strings.NewReader(""), Stdout: &out, Stderr: &out, Umask: 0o022, Platform: p, Dialect: command.Busybox, Now: at,
 		Run: func(context.Context, *command.Proc) (int, error) { return 127, nil }}
 	exit, err := apk.Command(session, false).Run(ctx, proc)
