@@ -15,6 +15,7 @@ import (
 	"github.com/anyarch/anyarch/internal/native/command/alpine"
 	"github.com/anyarch/anyarch/internal/native/command/basic"
 	"github.com/anyarch/anyarch/internal/native/command/certificates"
+	"github.com/anyarch/anyarch/internal/native/deb/apt"
 	"github.com/anyarch/anyarch/internal/native/git"
 	"github.com/anyarch/anyarch/internal/native/shell"
 	"github.com/anyarch/anyarch/internal/platform"
@@ -65,8 +66,10 @@ func (in *invocation) installed() command.Set {
 		set["sh"] = shell.Command("sh", shell.Dash)
 	}
 	set["apk"] = apk.Command(in.b.apk, in.exec.Network == "none" || in.b.o.Offline)
-	for _, name := range []string{"apt-get", "apt"} {
-		set[name] = in.packages(name)
+	if in.dialect() == command.GNU {
+		for _, c := range apt.Commands(apt.Options{Downloads: in.b.downloads, Scratch: in.b.o.Scratch, Offline: in.exec.Network == "none" || in.b.o.Offline}) {
+			set[c.Name] = c
+		}
 	}
 	return set
 }
@@ -143,12 +146,16 @@ func (d *deferrals) replay(ctx context.Context, b *Build, st *stage, p platform.
 			if len(missing) == 0 {
 				continue
 			}
-			if c.proc.Args[0] != "apk" || !hasDatabase || !hasRepositories(t) {
+			if !hasDatabase || !hasRepositories(t) {
 				b.warn(p, "%s: %s not installed: files are read from %s as it is", b.place(c.in.op), strings.Join(missing, " "), repository(st.ref))
 				continue
 			}
 		}
 		var words, env []string
+		if len(c.packages) > 0 && c.proc.Args[0] != "apk" {
+			// Lists of packages that were downloaded before were for nobody then.
+			words = []string{c.proc.Args[0], "-qq", "update", "&&"}
+		}
 		for _, w := range c.proc.Args {
 			words = append(words, quote(w))
 		}
@@ -170,11 +177,24 @@ func (d *deferrals) replay(ctx context.Context, b *Build, st *stage, p platform.
 	return nil
 }
 
-// hasRepositories reports whether Alpine's packages could come from anywhere: images
-// that only look like Alpine have none.
+// hasRepositories reports whether packages could come from anywhere: images that only
+// look like Alpine or Debian have none.
 func hasRepositories(t *filetree.Tree) bool {
-	data, err := t.ReadFile("/etc/apk/repositories")
-	return err == nil && strings.TrimSpace(string(data)) != ""
+	if data, err := t.ReadFile("/etc/apk/repositories"); err == nil && strings.TrimSpace(string(data)) != "" {
+		return true
+	}
+	for _, dir := range []string{"/etc/apt", "/etc/apt/sources.list.d"} {
+		children, err := t.ReadDir(dir)
+		if err != nil {
+			continue
+		}
+		for _, c := range children {
+			if strings.HasSuffix(c.Name, ".sources") || strings.HasSuffix(c.Name, ".list") {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // installedPackages reads the database of apk or dpkg.
@@ -203,12 +223,8 @@ func installedPackages(t *filetree.Tree) (map[string]bool, bool) {
 // nobody has.
 func (in *invocation) deferrable(c *command.Command) *command.Command {
 	isPackageManager := slices.Contains(packageManagers, c.Name)
-	check := c.Check
-	if isPackageManager && c.Name != "apk" {
-		check = nil // what isn't needed needn't be possible
-	}
-	return &command.Command{Name: c.Name, Check: check, Run: func(ctx context.Context, p *command.Proc) (int, error) {
-		if !in.tree.Lazy() && (c.Name == "apk" || !isPackageManager) {
+	return &command.Command{Name: c.Name, Check: c.Check, Run: func(ctx context.Context, p *command.Proc) (int, error) {
+		if !in.tree.Lazy() {
 			return c.Run(ctx, p)
 		}
 		kept := *p
@@ -223,39 +239,6 @@ func (in *invocation) deferrable(c *command.Command) *command.Command {
 		in.deferred.add(d)
 		return 0, nil
 	}}
-}
-
-// packages is apt-get, which is refused before the build.
-func (in *invocation) packages(name string) *command.Command {
-	return &command.Command{Name: name,
-		Check: func(args []*string) *command.Unsupported { return packageRefusal(name, args) },
-		Run: func(_ context.Context, p *command.Proc) (int, error) {
-			var args []*string
-			for _, a := range p.Args[1:] {
-				args = append(args, &a)
-			}
-			if u := packageRefusal(name, args); u != nil {
-				return 0, u
-			}
-			return 0, nil
-		}}
-}
-
-// packageRefusal says what of a package manager's work can't be done.
-func packageRefusal(name string, args []*string) *command.Unsupported {
-	sub := ""
-	for _, a := range args {
-		if a != nil && !strings.HasPrefix(*a, "-") {
-			sub = *a
-			break
-		}
-	}
-	switch sub {
-	case "clean", "autoclean", "autoremove", "cache":
-		return nil
-	}
-	return &command.Unsupported{Command: name, What: strings.TrimSpace(sub + " in a stage that isn't a Go builder"),
-		Fix: "a base that has the packages (static and distroless have certificates and time zones), or COPY --from of the files that are needed"}
 }
 
 // packageNames are the packages that an install command asks for.
