@@ -151,6 +151,12 @@ func (d *deferrals) replay(ctx context.Context, b *Build, st *stage, p platform.
 				continue
 			}
 		}
+		if name := c.proc.Args[0]; name == "update-ca-certificates" {
+			if _, err := t.Stat("/usr/sbin/" + name); err != nil {
+				b.warn(p, "%s: %s has no %s: its certificates are read as they are", b.place(c.in.op), repository(st.ref), name)
+				continue
+			}
+		}
 		var words, env []string
 		if len(c.packages) > 0 && c.proc.Args[0] != "apk" {
 			// Lists of packages that were downloaded before were for nobody then.

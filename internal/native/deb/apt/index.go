@@ -226,6 +226,12 @@ func parseRelease(data []byte, s *source.Source) (*release, error) {
 	return r, nil
 }
 
+// separateAll reports whether packages for all architectures have an index of their own
+// (DebianRepository/Format, No-Support-for-Architecture-all).
+func (r *release) separateAll() bool {
+	return slices.Contains(strings.Fields(r.Get("Architectures")), "all") && !slices.Contains(strings.Fields(r.Get("No-Support-for-Architecture-all")), "Packages")
+}
+
 // compressions are the forms of an index that can be read, the quickest first.
 var compressions = []string{".gz", ".xz", ""}
 
@@ -314,7 +320,11 @@ func (r *runner) update(ctx context.Context) error {
 				return err
 			}
 			for _, arch := range s.For([]string{r.arch}) {
-				for _, name := range slices.Concat(s.Indexes(arch), s.Indexes("all")) {
+				names := s.Indexes(arch)
+				if rel.separateAll() {
+					names = slices.Concat(names, s.Indexes("all"))
+				}
+				for _, name := range names {
 					file, form, err := r.fetchIndex(ctx, &s, rel, name)
 					if err != nil {
 						return fmt.Errorf("%s: %w", name, err)
