@@ -13,8 +13,12 @@ import (
 	"github.com/anyarch/anyarch/internal/native/apk"
 	"github.com/anyarch/anyarch/internal/native/command"
 	"github.com/anyarch/anyarch/internal/native/command/alpine"
+	"github.com/anyarch/anyarch/internal/native/command/archive"
+	"github.com/anyarch/anyarch/internal/native/command/awk"
 	"github.com/anyarch/anyarch/internal/native/command/basic"
 	"github.com/anyarch/anyarch/internal/native/command/certificates"
+	"github.com/anyarch/anyarch/internal/native/command/extra"
+	"github.com/anyarch/anyarch/internal/native/command/search"
 	"github.com/anyarch/anyarch/internal/native/deb/apt"
 	"github.com/anyarch/anyarch/internal/native/git"
 	"github.com/anyarch/anyarch/internal/native/shell"
@@ -26,7 +30,9 @@ import (
 func (b *Build) standard() command.Set {
 	set := command.Set{}
 	known := func(name string) *command.Command { return set[name] }
-	for _, list := range [][]*command.Command{basic.Commands(), alpine.Commands(known), {certificates.Command()}} {
+	for _, list := range [][]*command.Command{
+		extra.Commands(), search.Commands(), archive.CommandsIn(b.o.Scratch), awk.CommandsIn(b.o.Scratch), basic.Commands(), alpine.Commands(known), {certificates.Command()},
+	} {
 		for _, c := range list {
 			set[c.Name] = c
 		}

@@ -60,7 +60,11 @@ func (in *interpreter) builtin(e *callBuiltin) value {
 	case "tolower", "toupper":
 		return literal(changeCase(text(0), e.name == "toupper"))
 	case "int":
-		return numeric(math.Trunc(num(0)))
+		n := math.Trunc(num(0))
+		if math.Abs(n) >= 1<<63 && in.prog.busybox {
+			panic(failure{refuse("int of a number of more than 63 bits (which every machine has another one of)")})
+		}
+		return numeric(n)
 	case "sqrt":
 		return numeric(math.Sqrt(num(0)))
 	case "exp":

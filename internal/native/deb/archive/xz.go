@@ -108,7 +108,7 @@ func (x *xzReader) Read(b []byte) (int, error) {
 			err = errXZ
 		}
 		switch {
-		case err == io.EOF:
+		case errors.Is(err, io.EOF):
 			x.err = x.endBlock()
 		case err != nil:
 			x.err = err
@@ -165,7 +165,7 @@ func (x *xzReader) startStream() error {
 	for {
 		head := make([]byte, 4)
 		if _, err := io.ReadFull(x.in, head); err != nil {
-			if err == io.EOF && !first {
+			if errors.Is(err, io.EOF) && !first {
 				return io.EOF
 			}
 			return unexpected(err)

@@ -96,8 +96,8 @@ func (d *Database) loadProviders() error {
 // checkUnpack makes sure that a package may be unpacked: its Pre-Depends are there,
 // and nothing conflicts with it. It gives the packages that it breaks, which are not
 // configured any more when it is unpacked.
-func (d *Database) checkUnpack(a *archive.Package, new *Package) ([]*Package, error) {
-	preDepends, err := new.relation("Pre-Depends")
+func (d *Database) checkUnpack(a *archive.Package, next *Package) ([]*Package, error) {
+	preDepends, err := next.relation("Pre-Depends")
 	if err != nil {
 		return nil, err
 	}
@@ -112,7 +112,7 @@ func (d *Database) checkUnpack(a *archive.Package, new *Package) ([]*Package, er
 	}
 	broken := map[*Package]bool{}
 	for _, p := range d.Installed() {
-		if p.Name == new.Name {
+		if p.Name == next.Name {
 			continue
 		}
 		for _, c := range []struct {
@@ -120,9 +120,9 @@ func (d *Database) checkUnpack(a *archive.Package, new *Package) ([]*Package, er
 			by, of  *Package
 			problem string
 		}{
-			{"Conflicts", new, p, "%s conflicts with %s"},
-			{"Conflicts", p, new, "%s conflicts with %s"},
-			{"Breaks", new, p, ""},
+			{"Conflicts", next, p, "%s conflicts with %s"},
+			{"Conflicts", p, next, "%s conflicts with %s"},
+			{"Breaks", next, p, ""},
 		} {
 			alternatives, err := d.against(c.by, c.field, c.of)
 			if err != nil {

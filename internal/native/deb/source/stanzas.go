@@ -178,11 +178,11 @@ func signedBy(value string) (SignedBy, error) {
 	}
 	var s SignedBy
 	for _, v := range strings.FieldsFunc(value, func(c rune) bool { return strings.ContainsRune(", \t\n", c) }) {
-		print := strings.TrimSuffix(v, "!")
+		digits := strings.TrimSuffix(v, "!")
 		switch {
 		case strings.HasPrefix(v, "/"):
 			s.Files = append(s.Files, v)
-		case len(print) >= 16 && strings.Trim(print, "0123456789abcdefABCDEF") == "":
+		case len(digits) >= 16 && strings.Trim(digits, "0123456789abcdefABCDEF") == "":
 			s.Fingerprints = append(s.Fingerprints, v)
 		default:
 			return s, fmt.Errorf("Signed-By has %q, which is neither an absolute path nor a fingerprint", v)
