@@ -19,6 +19,7 @@ import (
 	"github.com/anyarch/anyarch/internal/native/command/certificates"
 	"github.com/anyarch/anyarch/internal/native/command/extra"
 	"github.com/anyarch/anyarch/internal/native/command/search"
+	"github.com/anyarch/anyarch/internal/native/command/transfer"
 	"github.com/anyarch/anyarch/internal/native/deb/apt"
 	"github.com/anyarch/anyarch/internal/native/git"
 	"github.com/anyarch/anyarch/internal/native/shell"
@@ -71,9 +72,13 @@ func (in *invocation) installed() command.Set {
 	if in.dialect() == command.GNU {
 		set["sh"] = shell.Command("sh", shell.Dash)
 	}
-	set["apk"] = apk.Command(in.b.apk, in.exec.Network == "none" || in.b.o.Offline)
+	offline := in.exec.Network == "none" || in.b.o.Offline
+	for _, c := range transfer.Commands(transfer.Options{Client: in.b.o.Client, Scratch: in.b.o.Scratch, Offline: offline}) {
+		set[c.Name] = c
+	}
+	set["apk"] = apk.Command(in.b.apk, offline)
 	if in.dialect() == command.GNU {
-		for _, c := range apt.Commands(apt.Options{Downloads: in.b.downloads, Scratch: in.b.o.Scratch, Offline: in.exec.Network == "none" || in.b.o.Offline}) {
+		for _, c := range apt.Commands(apt.Options{Downloads: in.b.downloads, Scratch: in.b.o.Scratch, Offline: offline}) {
 			set[c.Name] = c
 		}
 	}
