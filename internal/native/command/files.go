@@ -35,6 +35,8 @@ func Reason(err error) string {
 		return "Device or resource busy"
 	case errors.Is(err, syscall.EINVAL):
 		return "Invalid argument"
+	case errors.Is(err, syscall.EPERM): // which is fs.ErrPermission too
+		return "Operation not permitted"
 	case errors.Is(err, fs.ErrPermission):
 		return "Permission denied"
 	}

@@ -162,9 +162,10 @@ func (g *gzipRun) file(arg string) error {
 	if toStdout {
 		return g.stream(in, name, path.Base(name), a.ModTime)
 	}
-	target, ok := name+".gz", true
+	target := name + ".gz"
 	switch {
 	case g.unpack:
+		var ok bool
 		if target, ok = g.unpacked(name); !ok {
 			return g.warnf("%s: unknown suffix -%s ignored", name, map[command.Dialect]string{command.GNU: "-"}[p.Dialect])
 		}

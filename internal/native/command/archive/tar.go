@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/anyarch/anyarch/internal/native/command"
 	"github.com/anyarch/anyarch/internal/native/command/pattern"
@@ -25,7 +26,6 @@ type tarRun struct {
 	exit     int
 	warned   map[string]bool
 	excluded []*pattern.Glob
-	err      error // what ends the build
 }
 
 // errStop ends the run of tar with what it has said already.
@@ -123,7 +123,7 @@ func (t *tarRun) chdir(name string) error {
 		return err
 	}
 	if err == nil && !a.IsDir() {
-		err = &fs.PathError{Op: "chdir", Path: name, Err: errors.New("Not a directory")} //nolint:staticcheck // the words of the C library
+		err = &fs.PathError{Op: "chdir", Path: name, Err: syscall.ENOTDIR}
 	}
 	if err != nil {
 		return t.die("%[1]s: Cannot open: %[2]s", "can't change directory to '%s': %s", name, command.Reason(err))
@@ -361,7 +361,7 @@ func (t *tarRun) wanted(list []*member, name string) bool {
 	full := name // with the slash of a directory, which busybox compares too
 	name = strings.TrimRight(name, "/")
 	for _, m := range list {
-		hit := false
+		var hit bool
 		switch {
 		case t.p.Dialect == command.Busybox:
 			hit = m.glob.Match(leadingElements(full, strings.Count(m.name, "/")))

@@ -239,7 +239,8 @@ func (x *extraction) attr(h *tar.Header) (filetree.Attr, error) {
 		}
 		id, known := x.ids[n.of+n.name]
 		if !known {
-			found, err := false, error(nil)
+			var found bool
+			var err error
 			if n.of == "u" {
 				id, _, _, _, found, err = command.LookupUser(x.p.Tree, n.name)
 			} else {
@@ -334,7 +335,7 @@ func (x *extraction) extract(h *tar.Header, name string, content io.Reader) erro
 		a.Mode |= fs.ModeNamedPipe
 	}
 	if (kind(h) == tar.TypeChar || kind(h) == tar.TypeBlock) && x.p.UID != 0 {
-		return x.failed(&fs.PathError{Op: "mknod", Path: name, Err: errors.New("Operation not permitted")}, shown, "mknod", "can't create node %s: %s") //nolint:staticcheck // the words of the C library
+		return x.failed(&fs.PathError{Op: "mknod", Path: name, Err: syscall.EPERM}, shown, "mknod", "can't create node %s: %s")
 	}
 	if err := x.p.Tree.Put(at, a); err != nil {
 		return x.failed(err, shown, "open", "can't open '%s': %s")
@@ -559,7 +560,8 @@ func (x *extraction) laterLink(l *laterLink) error {
 	first := ""
 	for _, at := range l.names {
 		if x.p.Dialect == command.Busybox {
-			kind, err := "sym", error(nil)
+			kind := "sym"
+			var err error
 			if l.hard {
 				kind, err = "hard", x.p.Tree.Link(l.target, at)
 			} else {

@@ -204,7 +204,7 @@ func (c *creation) add(name string) error {
 		}
 		return c.problem("%s: Cannot stat: %s", c.quoted(name), command.Reason(err))
 	}
-	member := name
+	var member string
 	if c.p.Dialect == command.Busybox {
 		if member = c.inside(name, ""); member == "" && a.IsDir() {
 			return c.children(name, at)
@@ -370,7 +370,8 @@ func (c *creation) owners(h *tar.Header) error {
 			return noTar("the owner " + o.spec)
 		default:
 			*o.name = name
-			id, found, err := 0, false, error(nil)
+			var id int
+			var found bool
 			if o.user {
 				id, _, _, _, found, err = command.LookupUser(c.p.Tree, name)
 			} else {
@@ -400,7 +401,8 @@ func (c *creation) nameOf(id int, user bool) (string, error) {
 	if name, ok := c.names[key]; ok {
 		return name, nil
 	}
-	name, err := "", error(nil)
+	var name string
+	var err error
 	if user {
 		name, err = command.UserName(c.p.Tree, id)
 	} else {

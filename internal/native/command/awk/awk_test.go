@@ -109,7 +109,7 @@ func against(t *testing.T, dialect command.Dialect, program ...string) {
 			}
 			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 			defer cancel()
-			cmd := exec.CommandContext(ctx, program[0], append(program[1:], args...)...) //nolint:gosec // tests
+			cmd := exec.CommandContext(ctx, program[0], append(program[1:len(program):len(program)], args...)...) //nolint:gosec // tests
 			if len(program) == 1 {
 				cmd.Args[0] = "awk" // which is in ARGV
 			}
@@ -120,7 +120,7 @@ func against(t *testing.T, dialect command.Dialect, program ...string) {
 			if strings.Contains(errs.String(), "Math support is not compiled in") {
 				t.Skip("this busybox is without it")
 			}
-			if code := cmd.ProcessState.ExitCode(); exit != code && !(said != "" && exit > 0 && code > 0) {
+			if code := cmd.ProcessState.ExitCode(); exit != code && (said == "" || exit == 0 || code == 0) {
 				t.Errorf("exit code %d, the host's is %d\n%s--\n%s", exit, code, said, errs.String())
 			}
 			if got != out.String() {
@@ -145,27 +145,30 @@ func against(t *testing.T, dialect command.Dialect, program ...string) {
 }
 
 func TestAgainstMawk(t *testing.T) {
-	program, err := exec.LookPath("mawk")
-	if err != nil {
-		t.Skip(err)
-	}
-	against(t, command.GNU, program)
+	against(t, command.GNU, known(t, "1.3.4 20200120", "mawk", "-W", "version"))
 }
 
 func TestAgainstGawk(t *testing.T) {
-	program, err := exec.LookPath("gawk")
-	if err != nil {
-		t.Skip(err)
-	}
-	against(t, command.GNU, program)
+	against(t, command.GNU, known(t, "GNU Awk 5.", "gawk", "--version"))
 }
 
 func TestAgainstBusybox(t *testing.T) {
-	program, err := exec.LookPath("busybox")
+	against(t, command.Busybox, known(t, "BusyBox v1.35", "busybox"), "awk")
+}
+
+// known skips the test unless a program of the host is of a version that this was
+// held against: others do some things otherwise, which isn't a mistake here.
+func known(t *testing.T, version string, program ...string) string {
+	t.Helper()
+	at, err := exec.LookPath(program[0])
 	if err != nil {
 		t.Skip(err)
 	}
-	against(t, command.Busybox, program, "awk")
+	out, _ := exec.CommandContext(t.Context(), at, program[1:]...).CombinedOutput() //nolint:gosec // tests
+	if !bytes.Contains(out, []byte(version)) {
+		t.Skipf("%s isn't %s", program[0], version)
+	}
+	return at
 }
 
 // TestOrder: for … in goes through elements as busybox does.
@@ -176,15 +179,14 @@ func TestOrder(t *testing.T) {
 	if exit != 0 || err != nil || !strings.HasPrefix(got, "v1.2 gamma abc 10 k12 new linux/arm64 x1 beta alpha hello 869k ") {
 		t.Fatal(got, exit, err)
 	}
-	if busybox, err := exec.LookPath("busybox"); err == nil {
-		out, err := exec.CommandContext(t.Context(), busybox, "awk", program).Output()
-		if err != nil || string(out) != got {
-			t.Errorf("got\n%s\nbusybox has\n%s%v", got, out, err)
-		}
-	}
+	first := got
 	got, _, _, _ = call(t, stage(t), command.GNU, "", `BEGIN { a["z"]; a["b"]; a["a"]; delete a["b"]; a["b"]; for (k in a) printf "%s ", k }`)
 	if got != "z a b " {
 		t.Error(got)
+	}
+	out, err := exec.CommandContext(t.Context(), known(t, "BusyBox v1.35", "busybox"), "awk", program).Output()
+	if err != nil || string(out) != first {
+		t.Errorf("got\n%s\nbusybox has\n%s%v", first, out, err)
 	}
 }
 
@@ -305,45 +307,48 @@ func expression(r *rand.Rand, depth int) string {
 
 // TestExpressions holds made up expressions against the awks of the host.
 func TestExpressions(t *testing.T) {
-	for dialect, programs := range map[command.Dialect][][]string{command.GNU: {{"mawk"}, {"gawk"}}, command.Busybox: {{"busybox", "awk"}}} {
-		for _, program := range programs {
-			if _, err := exec.LookPath(program[0]); err != nil {
-				continue
+	for _, awk := range []struct {
+		dialect command.Dialect
+		version string
+		program []string
+		asks    []string
+	}{
+		{command.GNU, "1.3.4 20200120", []string{"mawk"}, []string{"-W", "version"}}, {command.GNU, "GNU Awk 5.", []string{"gawk"}, []string{"--version"}}, {command.Busybox, "BusyBox v1.35", []string{"busybox", "awk"}, nil},
+	} {
+		t.Run(awk.program[0], func(t *testing.T) {
+			t.Parallel()
+			known(t, awk.version, append(awk.program[:1:1], awk.asks...)...)
+			r := rand.New(rand.NewPCG(1, 2)) //nolint:gosec // a test
+			compared := 0
+			for range 1200 {
+				e := expression(r, 4)
+				if strings.Count(e, "++")+strings.Count(e, "--")+strings.Count(e, " = ")+strings.Count(e, "+= ")+strings.Count(e, "-= ") > 1 {
+					continue // the order of effects is nobody's business
+				}
+				source := "BEGIN { s = \"str\"; n = 4; arr[1] = 7 } { print (" + e + "), x, n, $0, NF }"
+				stdin := "10 abc 3.0 1e1\n0 a -1 z\n"
+				got, said, exit, err := call(t, stage(t), awk.dialect, stdin, source)
+				if u := (*command.Unsupported)(nil); errors.As(err, &u) {
+					continue
+				}
+				if err != nil || exit != 0 {
+					t.Errorf("%s: %d %v %s", source, exit, err, said)
+					continue
+				}
+				cmd := exec.CommandContext(t.Context(), awk.program[0], append(awk.program[1:len(awk.program):len(awk.program)], source)...) //nolint:gosec // tests
+				cmd.Stdin, cmd.Env = strings.NewReader(stdin), []string{"LC_ALL=C", "PATH=" + os.Getenv("PATH")}
+				out, err := cmd.Output()
+				if err != nil {
+					continue
+				}
+				if compared++; got != string(out) {
+					t.Errorf("%s\ngot\n%s--\nthe host has\n%s", source, got, out)
+				}
 			}
-			t.Run(program[0], func(t *testing.T) {
-				t.Parallel()
-				r := rand.New(rand.NewPCG(1, 2)) //nolint:gosec // a test
-				compared := 0
-				for range 1200 {
-					e := expression(r, 4)
-					if strings.Count(e, "++")+strings.Count(e, "--")+strings.Count(e, " = ")+strings.Count(e, "+= ")+strings.Count(e, "-= ") > 1 {
-						continue // the order of effects is nobody's business
-					}
-					source := "BEGIN { s = \"str\"; n = 4; arr[1] = 7 } { print (" + e + "), x, n, $0, NF }"
-					stdin := "10 abc 3.0 1e1\n0 a -1 z\n"
-					got, said, exit, err := call(t, stage(t), dialect, stdin, source)
-					if u := (*command.Unsupported)(nil); errors.As(err, &u) {
-						continue
-					}
-					if err != nil || exit != 0 {
-						t.Errorf("%s: %d %v %s", source, exit, err, said)
-						continue
-					}
-					cmd := exec.CommandContext(t.Context(), program[0], append(program[1:], source)...) //nolint:gosec // tests
-					cmd.Stdin, cmd.Env = strings.NewReader(stdin), []string{"LC_ALL=C", "PATH=" + os.Getenv("PATH")}
-					out, err := cmd.Output()
-					if err != nil {
-						continue
-					}
-					if compared++; got != string(out) {
-						t.Errorf("%s\ngot\n%s--\nthe host has\n%s", source, got, out)
-					}
-				}
-				if compared < 100 {
-					t.Errorf("only %d expressions were compared", compared)
-				}
-			})
-		}
+			if compared < 100 {
+				t.Errorf("only %d expressions were compared", compared)
+			}
+		})
 	}
 }
 

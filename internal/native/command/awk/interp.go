@@ -35,19 +35,19 @@ type interpreter struct {
 	split       bool // fields are those of record
 	joined      bool // record is that of fields
 
-	nr, fnr                        float64
-	fs, ofs, ors, rs, subsep       string
-	convfmt, ofmt                  string
-	splitFS                        splitter
-	splitRS                        *pattern.Regexp
-	out                            *bufio.Writer
-	outputs                        map[string]*outputFile
-	inputs                         map[string]*records
-	stdin                          *records
-	input                          *records // the file of ARGV that is read
-	argument                       int      // of ARGV
-	usedFile, inputDone, nextInput bool
-	ranges                         []bool
+	nr, fnr                  float64
+	fs, ofs, ors, rs, subsep string
+	convfmt, ofmt            string
+	splitFS                  splitter
+	splitRS                  *pattern.Regexp
+	out                      *bufio.Writer
+	outputs                  map[string]*outputFile
+	inputs                   map[string]*records
+	stdin                    *records
+	input                    *records // the file of ARGV that is read
+	argument                 int      // of ARGV
+	usedFile                 bool
+	ranges                   []bool
 }
 
 // failure unwinds the interpreter.

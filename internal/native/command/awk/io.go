@@ -24,12 +24,12 @@ func (in *interpreter) output(name string, appending bool) *bufio.Writer {
 		return o.w
 	}
 	var o *outputFile
-	switch {
-	case name == "-":
+	switch name {
+	case "-":
 		panic(failure{refuse("the output file - (which not every awk takes alike)")})
-	case name == "/dev/stdout":
+	case "/dev/stdout":
 		o = &outputFile{in.out, nil}
-	case name == "":
+	case "":
 		in.runtime("a redirection to a file without a name")
 	default:
 		w, err := in.p.Create(name, appending, in.scratch)
@@ -338,7 +338,7 @@ func isName(s string) bool {
 
 // assignText gives a variable the value that -v or an argument has for it.
 func (in *interpreter) assignText(name, source string) {
-	if _, ok := others[name]; ok && !(name == "func") {
+	if _, ok := others[name]; ok && name != "func" {
 		panic(failure{refuse("the variable %s", name)})
 	}
 	s, err := escapes(source, in.prog.busybox)

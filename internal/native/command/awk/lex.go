@@ -124,7 +124,7 @@ func (l *lexer) next() (token, error) {
 			l.at++
 		}
 		t.text = l.src[from:l.at]
-		if what, ok := others[t.text]; ok && !(t.text == "func" && l.busybox) {
+		if what, ok := others[t.text]; ok && (t.text != "func" || !l.busybox) {
 			if what == "" {
 				what = t.text
 			}

@@ -24,7 +24,6 @@ type parser struct {
 	order     []*function
 	calls     []*callFunction
 	locals    map[string]int // of the function that is read; nil outside
-	arrays    map[string]bool
 	loops     int
 	depth     int
 	noIn      bool // "in" belongs to for

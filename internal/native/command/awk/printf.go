@@ -209,8 +209,8 @@ func (d directive) float(n float64) string {
 	verb := d.verb | 0x20
 	abs := math.Abs(n)
 	var digits string
-	switch {
-	case verb == 'g':
+	switch verb {
+	case 'g':
 		if precision == 0 {
 			precision = 1
 		}

@@ -157,18 +157,18 @@ func compare(a, b *bufio.Reader) (*difference, error) {
 	for {
 		x, errA := a.ReadByte()
 		y, errB := b.ReadByte()
-		for _, err := range []error{errA, errB} {
-			if err != nil && !errors.Is(err, io.EOF) {
-				return nil, err
-			}
-		}
+		endA, endB := errors.Is(errA, io.EOF), errors.Is(errB, io.EOF)
 		switch {
-		case errA != nil && errB != nil:
+		case errA != nil && !endA:
+			return nil, errA
+		case errB != nil && !endB:
+			return nil, errB
+		case endA && endB:
 			return nil, nil
-		case errA != nil:
+		case endA:
 			d.end = 0
 			return d, nil
-		case errB != nil:
+		case endB:
 			d.end = 1
 			return d, nil
 		case x != y:
@@ -208,7 +208,7 @@ func cmp(ctx context.Context, p *command.Proc, opt *command.Parsed) (int, error)
 	default:
 		return refuse(p, "skipping bytes")
 	}
-	if names[0] == names[1] && names[0] == "-" {
+	if names[0] == "-" && names[1] == "-" {
 		return 0, nil
 	}
 	r, done, failed, err := open(ctx, p, names)

@@ -185,7 +185,7 @@ func (e *expression) comparison(evaluate bool) operand {
 			if e.busybox && b != nil {
 				y = b.String()
 			}
-			if hasUTF8(e.p) && !(isASCII(x) && isASCII(y)) && op != "=" && op != "==" && op != "!=" {
+			if hasUTF8(e.p) && (!isASCII(x) || !isASCII(y)) && op != "=" && op != "==" && op != "!=" {
 				e.refuse("comparing what isn't ASCII in the order of a language")
 			}
 			order = strings.Compare(x, y)

@@ -90,13 +90,13 @@ func each(ctx context.Context, p *command.Proc, names []string, out output, do f
 		case errors.Is(err, errNobodyReads):
 			return 1, nil
 		case err != nil:
-			if ferr := out.Flush(); ferr != nil {
-				return 1, nil
-			}
-			if err := unread(p, name, err); err != nil {
-				return 1, err
-			}
 			exit = 1
+			if out.Flush() == nil {
+				err = unread(p, name, err)
+			}
+			if command.Fatal(err) {
+				return exit, err
+			}
 		}
 	}
 	if err := out.Flush(); err != nil {

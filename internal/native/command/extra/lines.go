@@ -182,7 +182,7 @@ func pasteSerial(out output, files []*bufio.Reader, marks []string, busybox bool
 			first = false
 			return out.write(mark, line)
 		})
-		if err == nil && !(first && busybox) {
+		if err == nil && (!first || !busybox) {
 			err = out.write("\n")
 		}
 		if err != nil {

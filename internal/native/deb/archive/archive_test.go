@@ -215,7 +215,7 @@ func TestWalkErrors(t *testing.T) {
 		{"climbs inside", "data.tar", one(debtest.File("./usr/../etc/passwd")), `data.tar: the name "./usr/../etc/passwd" leads out of the package`},
 		{"link climbs out", "data.tar", one(debtest.Link("../../etc/shadow", "./a")), `data.tar: the name "../../etc/shadow" leads out of the package`},
 		{"newline", "data.tar", one(debtest.File("./a\nb")), `data.tar: "./a\nb" isn't the name of a file`},
-		{"long", "data.tar", one(debtest.File(strings.Repeat("a/", 3000)+"a")), `isn't the name of a file`},
+		{"long", "data.tar", one(debtest.File(strings.Repeat("a/", 3000) + "a")), `isn't the name of a file`},
 		{"no name", "data.tar", one(debtest.File("")), `data.tar: "" isn't the name of a file`},
 		{"root file", "data.tar", one(debtest.File(".")), `data.tar: the root isn't a directory`},
 		{"empty symbolic link", "data.tar", one(debtest.Symlink("", "./a")), `data.tar: the symbolic link "./a" leads to ""`},
