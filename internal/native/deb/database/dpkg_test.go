@@ -10,14 +10,12 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/anyarch/anyarch/internal/filetree"
 	"github.com/anyarch/anyarch/internal/native/deb/archive"
@@ -35,7 +33,7 @@ type pair struct {
 func newPair(t *testing.T) *pair {
 	t.Helper()
 	_, err := exec.LookPath("dpkg")
-	p := &pair{t.TempDir(), filetree.New(), err == nil && os.Getuid() == 0 && !testing.Short()}
+	p := &pair{t.TempDir(), filetree.New(), hostComparable && err == nil && os.Getuid() == 0 && !testing.Short()}
 	if err := os.Chmod(p.root, 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -55,31 +53,48 @@ func (p *pair) put(t *testing.T, files map[string]string) {
 	}
 	at := debtest.Time.Add(time.Hour)
 	for name, text := range files {
-		real := p.root + name
-		dir := filetree.Attr{Mode: 0o755}
-		must(os.MkdirAll(filepath.Dir(real), 0o755))
-		must(p.tree.MkdirAll(filepath.Dir(name), dir))
+		must(p.tree.MkdirAll(path.Dir(name), filetree.Attr{Mode: 0o755}))
 		switch {
 		case strings.HasSuffix(name, "/"):
-			must(os.MkdirAll(real, 0o755))
-			must(p.tree.MkdirAll(name, dir))
+			must(p.tree.MkdirAll(name, filetree.Attr{Mode: 0o755}))
 		case text == "-":
-			must(os.RemoveAll(real))
 			must(p.tree.RemoveAll(name))
 		case strings.HasPrefix(text, "->/"):
 			t.Fatalf("dpkg would go by %s to the files of this host", text)
 		case strings.HasPrefix(text, "->"):
-			must(os.Symlink(text[2:], real))
 			must(p.tree.Symlink(text[2:], name, filetree.Attr{ModTime: at}))
-			now := unix.NsecToTimeval(at.UnixNano())
-			must(unix.Lutimes(real, []unix.Timeval{now, now}))
 		default:
-			must(os.WriteFile(real, []byte(text), 0o644))
-			must(os.Chmod(real, 0o640))
-			must(os.Chtimes(real, at, at))
-			must(p.tree.Put(name, filetree.Attr{Mode: 0o640, UID: os.Getuid(), GID: os.Getgid(), ModTime: at, Content: filetree.Bytes(text).Content()}))
+			must(p.tree.Put(name, filetree.Attr{Mode: 0o640, UID: max(os.Getuid(), 0), GID: max(os.Getgid(), 0), ModTime: at, Content: filetree.Bytes(text).Content()}))
+		}
+		if p.real {
+			must(putOnDisk(p.root+name, text, at))
 		}
 	}
+}
+
+// putOnDisk does the same to a file of the host.
+func putOnDisk(name, text string, at time.Time) error {
+	if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
+		return err
+	}
+	switch {
+	case strings.HasSuffix(name, "/"):
+		return os.MkdirAll(name, 0o755)
+	case text == "-":
+		return os.RemoveAll(name)
+	case strings.HasPrefix(text, "->"):
+		if err := os.Symlink(text[2:], name); err != nil {
+			return err
+		}
+		return lutimes(name, at)
+	}
+	if err := os.WriteFile(name, []byte(text), 0o640); err != nil {
+		return err
+	}
+	if err := os.Chmod(name, 0o640); err != nil {
+		return err
+	}
+	return os.Chtimes(name, at, at)
 }
 
 // dpkg runs the dpkg of the host on the directory, with its standard input at the
@@ -168,47 +183,6 @@ func line(mode fs.FileMode, uid, gid int, link string, at time.Time, content []b
 			return s + "\n" + strings.Join(lines, "\n")
 		}
 		s += fmt.Sprintf(" %d %x", len(content), sha256.Sum256(content))
-	}
-	return s
-}
-
-// disk lists the directory.
-func (p *pair) disk(t *testing.T) snapshot {
-	t.Helper()
-	s := snapshot{}
-	links := map[uint64]string{}
-	err := filepath.WalkDir(p.root, func(file string, e fs.DirEntry, err error) error {
-		name := "/" + strings.TrimPrefix(strings.TrimPrefix(file, p.root), "/")
-		if err != nil || skipped(name) {
-			return err
-		}
-		info, err := e.Info()
-		if err != nil {
-			return err
-		}
-		var content []byte
-		link := ""
-		if info.Mode().IsRegular() {
-			if content, err = os.ReadFile(file); err != nil {
-				return err
-			}
-		}
-		stat := info.Sys().(*syscall.Stat_t)
-		if info.Mode()&fs.ModeSymlink != 0 {
-			if link, err = os.Readlink(file); err != nil {
-				return err
-			}
-		} else if stat.Nlink > 1 && !info.IsDir() {
-			if links[stat.Ino] == "" {
-				links[stat.Ino] = name
-			}
-			link = "=" + links[stat.Ino]
-		}
-		s[name] = line(info.Mode(), int(stat.Uid), int(stat.Gid), link, info.ModTime(), content, name)
-		return nil
-	})
-	if err != nil {
-		t.Fatal(err)
 	}
 	return s
 }

@@ -288,6 +288,10 @@ func (u *unpacking) link(e *archive.Entry, f *newFile, at string) error {
 	if err != nil {
 		return err
 	}
+	now, err := u.d.tree.Lstat(at)
+	if err != nil || now.Mode == attr.Mode && now.UID == attr.UID && now.GID == attr.GID && now.ModTime.Equal(attr.ModTime) {
+		return err // nothing to change, which for hard links takes a look at the whole tree
+	}
 	return u.d.tree.Update(at, false, func(a *filetree.Attr) {
 		a.Mode, a.UID, a.GID, a.ModTime = a.Mode&fs.ModeType|attr.Mode&^fs.ModeType, attr.UID, attr.GID, attr.ModTime
 	})

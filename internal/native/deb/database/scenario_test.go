@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"fmt"
 	"os"
+	"path"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -40,11 +41,11 @@ func (p pkg) build(t *testing.T, dir string) string {
 			regular[file] = text
 		} else {
 			// Its directory comes with a file in it, which is taken out below.
-			regular[filepath.Dir(strings.TrimSuffix(file, "/"))+"/.placeholder"] = ""
+			regular[path.Dir(strings.TrimSuffix(file, "/"))+"/.placeholder"] = ""
 		}
 	}
 	for file := range p.links {
-		regular[filepath.Dir(file)+"/.placeholder"] = ""
+		regular[path.Dir(file)+"/.placeholder"] = ""
 	}
 	d := debtest.Simple(control, regular, p.info)
 	var files []tar.Header
@@ -67,7 +68,7 @@ func (p pkg) build(t *testing.T, dir string) string {
 		files = append(files, debtest.Link("."+target, "."+file))
 	}
 	d.Files = append(files, p.more...)
-	out := filepath.Join(dir, name+"_"+version+".deb")
+	out := filepath.Join(dir, name+"_"+strings.ReplaceAll(version, ":", "%3a")+".deb")
 	if err := os.WriteFile(out, d.Build(t), 0o600); err != nil {
 		t.Fatal(err)
 	}

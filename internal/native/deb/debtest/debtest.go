@@ -10,6 +10,7 @@ import (
 	"maps"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -63,12 +64,12 @@ func Simple(control string, files map[string]string, info map[string]string) Deb
 		}
 		seen[dir] = true
 		if dir != "/" {
-			add(filepath.Dir(dir))
+			add(path.Dir(dir))
 		}
 		d.Files = append(d.Files, Dir("."+strings.TrimSuffix(dir, "/")+"/"))
 	}
 	for _, name := range slices.Sorted(maps.Keys(files)) {
-		add(filepath.Dir(name))
+		add(path.Dir(name))
 		d.Files = append(d.Files, File("."+name))
 		d.Content["."+name] = files[name]
 	}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"reflect"
 	"slices"
@@ -17,7 +18,7 @@ func tree(t testing.TB, files map[string]string) *filetree.Tree {
 	t.Helper()
 	tr := filetree.New()
 	for name, text := range files {
-		if err := tr.MkdirAll(filepath.Dir(name), filetree.Attr{Mode: 0o755}); err != nil {
+		if err := tr.MkdirAll(path.Dir(name), filetree.Attr{Mode: 0o755}); err != nil {
 			t.Fatal(err)
 		}
 		if err := tr.Put(name, filetree.Attr{Mode: 0o644, Content: filetree.Bytes(text).Content()}); err != nil {
