@@ -127,6 +127,10 @@ func (b *Build) checkOp(g *dockerfile.Graph, op *dockerfile.Op, st *stage) []*re
 		c, ok := known[name]
 		return c, ok
 	}) {
+		if p.Unsupported.What == notThere && st != nil && b.host(op) {
+			b.saysHosted(op, b.placeOf(op, p), p.Word)
+			continue
+		}
 		list = append(list, b.refuseCommand(b.placeOf(op, p), p.Unsupported))
 	}
 	if st != nil && st.goBuilder && !st.pinned {

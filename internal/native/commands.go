@@ -88,7 +88,7 @@ func (in *invocation) installed() command.Set {
 // defers reports whether packages and accounts may wait until somebody reads the
 // base: in a Go builder whose file system doesn't become an image.
 func (in *invocation) defers() bool {
-	return in.stage != nil && in.stage.goBuilder && !in.b.final[in.op]
+	return in.stage != nil && in.stage.goBuilder && !in.stage.hosted && !in.b.hosted[in.op] && !in.b.final[in.op]
 }
 
 // accountCommands change nothing but who has an account.

@@ -47,6 +47,10 @@ func (b *Build) eval(ctx context.Context, g *dockerfile.Graph, op *dockerfile.Op
 	group, gctx := errgroup.WithContext(ctx)
 	for i, e := range op.Inputs {
 		group.Go(func() (err error) {
+			if b.hosted[op] && e.Op != nil && e.Op == baseOf(op) && e.Op.Source != nil {
+				inputs[i], err = b.hostedBase(gctx, g, e.Op)
+				return err
+			}
 			inputs[i], err = b.edge(gctx, g, e)
 			return err
 		})
@@ -79,8 +83,12 @@ func (b *Build) key(g *dockerfile.Graph, op *dockerfile.Op, inputs []*state) (ke
 		}
 		return "image " + op.Key, true // what builders have in common is said by their states
 	case op.Exec != nil && op.Platform != nil:
-		if root := rootState(op, inputs); root != nil && root.stage != nil && root.stage.pinned {
-			_, _ = fmt.Fprintf(h, "%v", *op.Platform)
+		if root := rootState(op, inputs); root != nil && root.stage != nil && (root.stage.pinned || root.stage.hosted && !root.stage.goBuilder) {
+			// Its environment, and with it each platform argument, is part of Self.
+			_, _ = fmt.Fprintf(h, "%v", root.stage.hosted || *op.Platform == g.Platform)
+			if !root.stage.hosted {
+				_, _ = fmt.Fprintf(h, "%v", *op.Platform)
+			}
 		} else if !bound {
 			bound = !b.platformFree(op, inputs)
 		}

@@ -323,10 +323,10 @@ func (in *invocation) program(ctx context.Context, name string, p *command.Proc)
 	if err != nil || !a.IsRegular() {
 		return 0, false, nil
 	}
-	if in.tree.Lazy() {
-		// It was made by the build, so it is in the tree above the base; libraries
-		// of the base aren't, and only a static program starts without them.
-		_ = a
+	if in.stage != nil && in.stage.hosted {
+		if err := in.tree.Force(); err != nil {
+			return 0, true, err
+		}
 	}
 	root := ""
 	if version := goVersion(in.exec.Env); version != "" {
@@ -337,6 +337,15 @@ func (in *invocation) program(ctx context.Context, name string, p *command.Proc)
 	q := *p
 	args := append([]string{name}, p.Args[1:]...)
 	env := maps.Clone(p.Env)
+	if root != "" && in.stage != nil && in.stage.hosted && !in.stage.pinned {
+		// A go command that the program starts makes programs of the image.
+		level, value := in.target.GoLevel()
+		for _, kv := range [][2]string{{"GOOS", in.target.OS}, {"GOARCH", in.target.Architecture}, {level, value}, {"CGO_ENABLED", "0"}} {
+			if kv[0] != "" && env[kv[0]] == "" {
+				env[kv[0]] = kv[1]
+			}
+		}
+	}
 	exit, err := in.start(ctx, &q, args, env, root, "", true)
 	return exit, true, err
 }

@@ -84,6 +84,8 @@ type Build struct {
 	selfWith   map[string]int          // and by Op.Self
 	final      map[*dockerfile.Op]bool // operations whose file system is that of an image
 
+	hosted map[*dockerfile.Op]bool // operations of stages whose programs run on this machine; see hosted.go
+
 	memo      sync.Map // string → *once
 	sources   sync.Map // string → *once, of base images
 	warned    sync.Map // messages that were shown already
@@ -102,7 +104,7 @@ func New(graphs []*dockerfile.Graph, o Options) *Build {
 	b.caches.trees = map[string]*filetree.Tree{}
 	b.work.dir, b.work.scratch, b.work.open = o.WorkDir, o.Scratch, map[string]*worktreeSlot{}
 	b.graphsWith, b.selfWith = map[string]int{}, map[string]int{}
-	b.final = map[*dockerfile.Op]bool{}
+	b.final, b.hosted = map[*dockerfile.Op]bool{}, map[*dockerfile.Op]bool{}
 	for _, g := range graphs {
 		for at := g.Root; at.Op != nil; at = below(at) {
 			b.final[at.Op] = true

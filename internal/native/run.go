@@ -51,6 +51,9 @@ func (b *Build) run(ctx context.Context, g *dockerfile.Graph, op *dockerfile.Op,
 	if op.Platform != nil {
 		in.platform = *op.Platform
 	}
+	if root.stage != nil && root.stage.hosted {
+		in.platform = b.o.BuildPlatform
+	}
 	in.label = b.label(g, op, root.bound || !b.platformFree(op, inputs) && !(root.stage != nil && root.stage.pinned))
 	if err := in.user(); err != nil {
 		return nil, err

@@ -23,6 +23,7 @@ type stage struct {
 	ref       string
 	goBuilder bool // its config says that it has a Go toolchain
 	pinned    bool // it has a platform of its own
+	hosted    bool // its base is that of this machine's platform, and programs of it run here
 	neutral   bool // nothing about it depends on the platform, as long as nobody reads its files
 	dialect   command.Dialect
 }
