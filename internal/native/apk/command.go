@@ -591,7 +591,8 @@ func (r *runner) target() ([]solve.Dependency, solve.Options, error) {
 			before := len(world)
 			world = slices.DeleteFunc(world, func(w solve.Dependency) bool { return w.Name == d.Name })
 			if len(world) == before && r.db.find(d.Name) == nil {
-				return nil, options, fmt.Errorf("No such package: %s", d.Name) //nolint:staticcheck // as apk says it
+				//lint:ignore ST1005 as apk says it
+				return nil, options, fmt.Errorf("No such package: %s", d.Name)
 			}
 		}
 		return world, options, nil
@@ -627,7 +628,8 @@ func (r *runner) target() ([]solve.Dependency, solve.Options, error) {
 	case "upgrade", "fix":
 		for _, d := range wanted {
 			if r.db.find(d.Name) == nil {
-				return nil, options, fmt.Errorf("Package '%s' is not installed", d.Name) //nolint:staticcheck // as apk says it
+				//lint:ignore ST1005 as apk says it
+				return nil, options, fmt.Errorf("Package '%s' is not installed", d.Name)
 			}
 			if r.flags.sub == "upgrade" || r.flags.upgrade {
 				options.Upgrade[d.Name] = true

@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -227,16 +226,6 @@ func openIndex(data []byte, keys keyring, allowUntrusted bool) ([]byte, error) {
 		err = errors.New("there is no APKINDEX in it")
 	}
 	return index, err
-}
-
-// sortedNames are the names of packages, for messages.
-func sortedNames(list []*entry) []string {
-	var names []string
-	for _, e := range list {
-		names = append(names, e.Name+"-"+e.Version)
-	}
-	slices.Sort(names)
-	return names
 }
 
 // virtualChecksum identifies a virtual package.

@@ -140,7 +140,11 @@ func (p *program) stmt(s *syntax.Stmt, ignored bool) {
 		if e, ok := c.(*syntax.CallExpr); ok && p.dialect != Bash && len(e.Args) == 1 && len(s.Redirs) > 0 && !s.Negated {
 			if name, _ := literal(e.Args[0]); name == ":" || name == "exec" {
 				inner := *s
-				*s = syntax.Stmt{Position: s.Position, Cmd: &syntax.Block{Stmts: []*syntax.Stmt{{Cmd: &syntax.BinaryCmd{Op: syntax.OrStmt, X: &inner, Y: stmtOf("exit", "2")}}}}}
+				code := "2"
+				if p.dialect == Ash {
+					code = "1" // of a redirection only; busybox's other errors end with 2
+				}
+				*s = syntax.Stmt{Position: s.Position, Cmd: &syntax.Block{Stmts: []*syntax.Stmt{{Cmd: &syntax.BinaryCmd{Op: syntax.OrStmt, X: &inner, Y: stmtOf("exit", code)}}}}}
 			}
 		}
 	case *syntax.Block:

@@ -250,7 +250,7 @@ func (u *unzipRun) check(f *zip.File) error {
 func (u *unzipRun) list(f *zip.File) error {
 	date := f.Modified.UTC().Format("2006-01-02 15:04")
 	if u.p.Dialect == command.Busybox {
-		date = fmt.Sprintf("%02d-%02d-%04d %02d:%02d", f.ModifiedDate>>5&15, f.ModifiedDate&31, f.ModifiedDate>>9+1980, f.ModifiedTime>>11, f.ModifiedTime>>5&63) //nolint:staticcheck // busybox shows these
+		date = fmt.Sprintf("%02d-%02d-%04d %02d:%02d", f.ModifiedDate>>5&15, f.ModifiedDate&31, f.ModifiedDate>>9+1980, f.ModifiedTime>>11, f.ModifiedTime>>5&63)
 	}
 	if _, err := fmt.Fprintf(u.p.Stdout, "%9d  %s   %s\n", f.UncompressedSize64, date, f.Name); err != nil {
 		return errStop // nobody reads it

@@ -83,18 +83,17 @@ func check(name string) func([]*string) *command.Unsupported {
 
 // runner is one call.
 type runner struct {
-	d        *download.Session
-	scratch  string
-	offline  bool
-	call     *command.Proc
-	arch     string
-	quiet    int
-	yes      bool
-	policy   database.ConffilePolicy
-	solve    solve.Options
-	newPkgs  bool
-	db       *database.Database
-	warnings []string
+	d       *download.Session
+	scratch string
+	offline bool
+	call    *command.Proc
+	arch    string
+	quiet   int
+	yes     bool
+	policy  database.ConffilePolicy
+	solve   solve.Options
+	newPkgs bool
+	db      *database.Database
 }
 
 func (r *runner) say(format string, args ...any) {
@@ -443,7 +442,8 @@ func (r *runner) change(ctx context.Context, sub string, args []string, fixBroke
 	}
 	r.say("%d upgraded, %d newly installed, 0 to remove and %d not upgraded.", upgraded, len(plan.Steps)-upgraded, len(plan.KeptBack))
 	if extra > 0 && !r.yes {
-		return errors.New("Do you want to continue? [Y/n] Abort. (there is nobody to ask: apt-get -y)") //nolint:staticcheck // as apt says it
+		//lint:ignore ST1005 as apt says it
+		return errors.New("Do you want to continue? [Y/n] Abort. (there is nobody to ask: apt-get -y)")
 	}
 	if len(plan.Steps) == 0 {
 		return r.markAuto(plan)
@@ -452,7 +452,8 @@ func (r *runner) change(ctx context.Context, sub string, args []string, fixBroke
 	for _, s := range plan.Steps {
 		a, err := r.fetch(ctx, s.Package)
 		if err != nil {
-			return fmt.Errorf("Failed to fetch %s: %w", s.Package, err) //nolint:staticcheck // as apt says it
+			//lint:ignore ST1005 as apt says it
+			return fmt.Errorf("Failed to fetch %s: %w", s.Package, err)
 		}
 		archives[s.Name] = a
 		size++

@@ -277,9 +277,11 @@ func keep(file string, want releaseFile, scratch string, kept *string) error {
 	case err != nil:
 		return err
 	case want.size >= 0 && n != want.size:
-		return fmt.Errorf("Hash Sum mismatch: it has %d bytes, not %d", n, want.size) //nolint:staticcheck // as apt says it
+		//lint:ignore ST1005 as apt says it
+		return fmt.Errorf("Hash Sum mismatch: it has %d bytes, not %d", n, want.size)
 	case hex.EncodeToString(sum.Sum(nil)) != want.sha256:
-		return fmt.Errorf("Hash Sum mismatch: SHA256:%x, not %s", sum.Sum(nil), want.sha256) //nolint:staticcheck // as apt says it
+		//lint:ignore ST1005 as apt says it
+		return fmt.Errorf("Hash Sum mismatch: SHA256:%x, not %s", sum.Sum(nil), want.sha256)
 	}
 	*kept = out.Name()
 	return nil
@@ -347,7 +349,8 @@ func (r *runner) update(ctx context.Context) error {
 			if ctx.Err() != nil {
 				return context.Cause(ctx)
 			}
-			failures = append(failures, fmt.Errorf("The repository '%s %s' (%s) can't be used: %w", download.Clean(s.URI), s.Suite, s.Place, err)) //nolint:staticcheck // as apt says it
+			//lint:ignore ST1005 as apt says it
+			failures = append(failures, fmt.Errorf("The repository '%s %s' (%s) can't be used: %w", download.Clean(s.URI), s.Suite, s.Place, err))
 		}
 	}
 	if len(failures) == 0 {

@@ -148,7 +148,8 @@ func (m *marking) find(argument string, plan *Plan) (*Package, error) {
 				return v, nil
 			}
 		}
-		return nil, fmt.Errorf("Version '%s' for '%s' was not found", version, name) //nolint:staticcheck // the words of apt
+		//lint:ignore ST1005 the words of apt
+		return nil, fmt.Errorf("Version '%s' for '%s' was not found", version, name)
 	}
 	if c := m.state(e).candidate; c != nil {
 		return c, nil
@@ -177,7 +178,8 @@ func (m *marking) named(name, argument string) (*entry, error) {
 	if strings.ContainsAny(plain, "*?[]^$|\\(){}") {
 		return nil, fmt.Errorf("%q: patterns aren't supported", argument)
 	}
-	return nil, fmt.Errorf("Unable to locate package %s", plain) //nolint:staticcheck // the words of apt
+	//lint:ignore ST1005 the words of apt
+	return nil, fmt.Errorf("Unable to locate package %s", plain)
 }
 
 // matchesVersion reports whether a version is what an argument says: it may end in a

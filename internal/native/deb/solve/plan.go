@@ -168,9 +168,11 @@ func (m *marking) plan(plan *Plan, o Options) (*Plan, error) {
 	case len(removed) > 0:
 		return nil, &RemovalError{removed}
 	case len(downgraded) > 0 && !o.AllowDowngrades:
-		return nil, fmt.Errorf("Packages were downgraded and -y was used without --allow-downgrades: %s", strings.Join(downgraded, " ")) //nolint:staticcheck // the words of apt
+		//lint:ignore ST1005 the words of apt
+		return nil, fmt.Errorf("Packages were downgraded and -y was used without --allow-downgrades: %s", strings.Join(downgraded, " "))
 	case len(held) > 0 && !o.AllowHeld:
-		return nil, fmt.Errorf("Held packages were changed and -y was used without --allow-change-held-packages: %s", strings.Join(held, " ")) //nolint:staticcheck // the words of apt
+		//lint:ignore ST1005 the words of apt
+		return nil, fmt.Errorf("Held packages were changed and -y was used without --allow-change-held-packages: %s", strings.Join(held, " "))
 	}
 	g, err := m.graph(steps)
 	if err != nil {

@@ -222,6 +222,7 @@ func providedNames(field string) map[string]bool {
 func (u *Universe) provided(p *Package, name string) ([]string, error) {
 	list, err := control.ParseRelations(p.Control.Get("Provides"))
 	if err != nil {
+		//lint:ignore ST1005 a field of control files
 		return nil, fmt.Errorf("Provides of %s: %w", p, err)
 	}
 	var versions []string
