@@ -56,6 +56,17 @@ func version(tag string) *semver.Version {
 	return v
 }
 
+// newestOf is the newest version among the tags of moves; nil if there is none.
+func newestOf(moves []Move) *semver.Version {
+	var newest *semver.Version
+	for _, m := range moves {
+		if v := version(m.Tag); v != nil && (newest == nil || v.GreaterThan(newest)) {
+			newest = v
+		}
+	}
+	return newest
+}
+
 // IsVersion reports whether a tag is a full semantic version.
 func IsVersion(tag string) bool { return version(tag) != nil }
 
