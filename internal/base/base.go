@@ -295,7 +295,6 @@ func (r *Resolver) fetch(ctx context.Context, c *content, l image.Layer) error {
 	}
 	defer done()
 	if r.store.Has(d) {
-		r.store.Touch(d)
 		return nil
 	}
 	if c.src == nil {

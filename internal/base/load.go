@@ -93,9 +93,7 @@ func (c *content) rootBytes(ctx context.Context, identifier string) ([]byte, err
 // dropped, so that it is had again.
 func (r *Resolver) cached(d digest.Digest) ([]byte, error) {
 	data, err := r.store.ReadBlob(d)
-	if err == nil {
-		r.store.Touch(d)
-	} else if !errors.Is(err, store.ErrNotFound) {
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		_ = r.store.Delete(d) // if it can't be removed, reading it again fails again
 	}
 	return data, err

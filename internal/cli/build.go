@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/anyarch/anyarch/internal/base"
+	"github.com/anyarch/anyarch/internal/cache"
 	"github.com/anyarch/anyarch/internal/gotool"
 	"github.com/anyarch/anyarch/internal/layer"
 	"github.com/anyarch/anyarch/internal/pipeline"
@@ -31,6 +32,7 @@ type buildFlags struct {
 	latest       string
 	metadataFile string
 	dryRun       bool
+	cacheSize    string
 	docker       dockerfileFlags
 }
 
@@ -69,6 +71,7 @@ func (b *buildFlags) register(f *pflag.FlagSet) {
 	f.StringVar(&b.latest, "latest", "newest", "when the tag latest moves beside a version: newest|always|never")
 	f.StringVar(&b.metadataFile, "metadata-file", "", "write what was made to this `FILE`, as JSON")
 	f.BoolVar(&b.dryRun, "dry-run", false, "do everything except writing to registries")
+	cacheSizeFlag(f, &b.cacheSize)
 	b.docker.register(f)
 }
 
@@ -143,11 +146,17 @@ func (a *app) build(ctx context.Context, b *buildFlags, targets []string, printR
 	if req.Latest, err = plan.ParseLatest(b.latest); err != nil {
 		return nil, err
 	}
-	cacheDir, blobs, memo, err := a.caches()
+	limit, err := cache.ParseSize(b.cacheSize)
 	if err != nil {
 		return nil, err
 	}
-	bases := base.New(base.Options{Store: blobs, Open: a.openReference, Compression: layer.Compression(req.Compression), Progress: event})
+	kept, err := a.openCache()
+	if err != nil {
+		return nil, err
+	}
+	// After everything else: what is too much is the next run's as well.
+	defer func() { _ = kept.Trim(ctx, limit) }()
+	bases := base.New(base.Options{Store: kept.Blobs(), Open: a.openReference, Compression: layer.Compression(req.Compression), Progress: event})
 	var p *plan.Plan
 	var builder func(context.Context, platform.Platform) (*pipeline.Built, error)
 	if b.docker.file != "" {
@@ -160,11 +169,11 @@ func (a *app) build(ctx context.Context, b *buildFlags, targets []string, printR
 			return nil, err
 		}
 		p, builder = d.plan, d.builder
-	} else if p, err = a.planPackages(ctx, req, cacheDir, bases, event); err != nil {
+	} else if p, err = a.planPackages(ctx, req, kept.Programs(), bases, event); err != nil {
 		return nil, err
 	}
 	outcome, err := pipeline.Run(ctx, p, pipeline.Options{
-		Cache: blobs, Memo: memo, Event: event, DryRun: b.dryRun, Layers: bases.Open, Build: builder,
+		Cache: kept.Blobs(), Memo: kept.Memo(), Event: event, DryRun: b.dryRun, Layers: bases.Open, Build: builder,
 		Repository: func(name string) (publish.Repository, error) {
 			client, err := a.registryClient()
 			if err != nil {
@@ -214,14 +223,14 @@ func (a *app) build(ctx context.Context, b *buildFlags, targets []string, printR
 }
 
 // planPackages makes the plan of Go packages.
-func (a *app) planPackages(ctx context.Context, req plan.Request, cacheDir string, bases *base.Resolver, event progress.Sink) (*plan.Plan, error) {
+func (a *app) planPackages(ctx context.Context, req plan.Request, programs string, bases *base.Resolver, event progress.Sink) (*plan.Plan, error) {
 	toolchain, err := gotool.Find(gotool.Options{Getenv: a.Getenv, LookPath: a.LookPath})
 	if err != nil {
 		return nil, err
 	}
 	revision := a.newRevision(ctx, plan.SourceDir(req), event)
 	maker := plan.Maker{
-		Toolchain: toolchain, CacheDir: filepath.Join(cacheDir, "go"), Getenv: a.Getenv,
+		Toolchain: toolchain, CacheDir: programs, Getenv: a.Getenv,
 		Bases: bases, Expand: revision.expand, Source: revision.source,
 	}
 	end := event.Start("", "", progress.Resolve, strings.Join(req.Targets, " "))

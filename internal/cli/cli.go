@@ -19,11 +19,11 @@ import (
 	"golang.org/x/term"
 
 	"github.com/anyarch/anyarch/internal/base"
+	"github.com/anyarch/anyarch/internal/cache"
 	"github.com/anyarch/anyarch/internal/image"
 	"github.com/anyarch/anyarch/internal/progress"
 	"github.com/anyarch/anyarch/internal/refusal"
 	"github.com/anyarch/anyarch/internal/registry"
-	"github.com/anyarch/anyarch/internal/store"
 	"github.com/anyarch/anyarch/internal/ui"
 )
 
@@ -83,6 +83,7 @@ type app struct {
 
 	screen *ui.Screen
 	client *registry.Client
+	cache  *cache.Cache // nil until it is opened
 }
 
 // Main runs the command line and gives the exit code; see `anyarch explain
@@ -95,6 +96,9 @@ func Main(ctx context.Context, args []string, s System) int {
 	root.SetOut(s.Stdout)
 	root.SetErr(s.Stderr)
 	err := root.ExecuteContext(ctx)
+	if a.cache != nil {
+		_ = a.cache.Close() // what is left of a lease is removed by the next pruning
+	}
 	style := ui.NewStyle(s.Getenv, ui.ColorAuto, s.IsTerminal, s.Dir)
 	if a.screen != nil {
 		a.screen.Close()
@@ -346,15 +350,17 @@ func (a *app) cacheDir() (string, error) {
 	return filepath.Join(dir, "anyarch"), nil
 }
 
-// caches opens the blobs and the memo below the cache directory.
-func (a *app) caches() (dir string, blobs *store.Store, memo *store.Memo, err error) {
-	if dir, err = a.cacheDir(); err != nil {
-		return "", nil, nil, err
+// openCache opens the cache, once for the run; Main closes it.
+func (a *app) openCache() (*cache.Cache, error) {
+	if a.cache != nil {
+		return a.cache, nil
 	}
-	if blobs, err = store.Create(filepath.Join(dir, "blobs")); err != nil {
-		return "", nil, nil, err
+	dir, err := a.cacheDir()
+	if err != nil {
+		return nil, err
 	}
-	return dir, blobs, store.NewMemo(filepath.Join(dir, "memo")), nil
+	a.cache, err = cache.Open(dir)
+	return a.cache, err
 }
 
 // printLine writes one result to standard output.

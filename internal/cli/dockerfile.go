@@ -116,7 +116,7 @@ func (a *app) prepareDockerfile(ctx context.Context, b *buildFlags, targets []st
 	if req.Latest, err = plan.ParseLatest(b.latest); err != nil {
 		return nil, err
 	}
-	cacheDir, blobs, memo, err := a.caches()
+	kept, err := a.openCache()
 	if err != nil {
 		return nil, err
 	}
@@ -207,9 +207,9 @@ func (a *app) prepareDockerfile(ctx context.Context, b *buildFlags, targets []st
 			}
 			return c.Tree(ctx, buildcontext.Filter{Include: l.Include, Exclude: l.Exclude, Follow: l.Follow})
 		},
-		Toolchain: goTool.Root, CheckToolchain: gotool.CheckVersion, Runner: runner, Client: http.DefaultClient, Store: blobs, Memo: memo, Event: event,
-		WorkDir: filepath.Join(cacheDir, "work", work), Scratch: scratch, LayerDir: filepath.Join(cacheDir, "layers"),
-		PackageDir: filepath.Join(cacheDir, "packages"), Mirror: mirror,
+		Toolchain: goTool.Root, CheckToolchain: gotool.CheckVersion, Runner: runner, Client: http.DefaultClient, Store: kept.Blobs(), Memo: kept.Memo(), Event: event,
+		WorkDir: filepath.Join(kept.Work(), work), Scratch: scratch, LayerDir: kept.Layers(),
+		PackageDir: kept.Packages(), Use: kept.Use, Mirror: mirror,
 		ModCache: modules, BuildCache: builds, GoEnv: goTool.Network(), Proxy: goTool.Proxies(),
 		BuildPlatform: platform.Local(), Secrets: secrets, Compression: out.plan.Compression,
 		LayerTime: out.plan.LayerTime, Now: clock, GoVersion: d.goVersion, OverrideArch: d.override, Offline: d.network == "none",

@@ -93,37 +93,3 @@ func (a *app) manCommand() *cobra.Command {
 		},
 	}
 }
-
-func (a *app) cacheCommand() *cobra.Command {
-	cmd := &cobra.Command{
-		Use: "cache", Short: "Where built layers and programs are kept", GroupID: "local", Args: args(cobra.NoArgs),
-		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
-	}
-	var olderThan time.Duration
-	prune := &cobra.Command{
-		Use: "prune", Short: "Remove what hasn't been used for a while; everything can be made again", Args: args(cobra.NoArgs),
-		RunE: func(*cobra.Command, []string) error {
-			dir, err := a.cacheDir()
-			if err != nil {
-				return err
-			}
-			freed, err := store.Trim(dir, time.Now().Add(-olderThan))
-			if err != nil {
-				return err
-			}
-			return a.printLine(ui.Bytes(freed) + " freed in " + dir)
-		},
-	}
-	prune.Flags().DurationVar(&olderThan, "older-than", 7*24*time.Hour, "remove what wasn't used for this long")
-	cmd.AddCommand(prune, &cobra.Command{
-		Use: "dir", Short: "Print the directory of the cache", Args: args(cobra.NoArgs),
-		RunE: func(*cobra.Command, []string) error {
-			dir, err := a.cacheDir()
-			if err != nil {
-				return err
-			}
-			return a.printLine(dir)
-		},
-	})
-	return cmd
-}

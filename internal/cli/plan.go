@@ -44,11 +44,11 @@ func (a *app) plan(cmd *cobra.Command, b *buildFlags, targets []string) error {
 	if err != nil {
 		return err
 	}
-	_, blobs, _, err := a.caches()
+	kept, err := a.openCache()
 	if err != nil {
 		return err
 	}
-	bases := base.New(base.Options{Store: blobs, Open: a.openReference, Compression: layer.Compression(b.req.Compression), Progress: event})
+	bases := base.New(base.Options{Store: kept.Blobs(), Open: a.openReference, Compression: layer.Compression(b.req.Compression), Progress: event})
 	d, err := a.prepareDockerfile(ctx, b, targets, event, bases)
 	if err != nil {
 		return err

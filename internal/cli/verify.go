@@ -64,8 +64,8 @@ It exits with 3 if an image isn't what it says.`,
 			if err != nil {
 				return err
 			}
-			if _, _, memo, err := a.caches(); err == nil {
-				options.Cache = memo
+			if kept, err := a.openCache(); err == nil {
+				options.Cache = kept.Memo()
 			}
 			options.Progress = event
 			var reports []*prove.Report
@@ -209,8 +209,8 @@ func (a *app) inspectCommand() *cobra.Command {
 			}
 			defer o.close()
 			options := prove.Options{Depth: prove.DepthEntrypoint, Progress: event}
-			if _, _, memo, err := a.caches(); err == nil {
-				options.Cache = memo
+			if kept, err := a.openCache(); err == nil {
+				options.Cache = kept.Memo()
 			}
 			report, err := prove.Verify(ctx, o.source, o.descriptor, options)
 			if err != nil {

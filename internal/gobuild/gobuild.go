@@ -431,7 +431,7 @@ func (b *Builder) compileGroup(ctx context.Context, g *group, p platform.Platfor
 	}
 	args := slices.Concat([]string{"build", "-trimpath", "-buildvcs=false"}, common, g.ldflagArgs())
 	dir := filepath.Join(b.CacheDir, b.key(g, args, env), strings.ReplaceAll(p.String(), "/", "-"))
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
 		return diskError(dir, err)
 	}
 	lock := flock.New(dir + ".lock")
@@ -439,6 +439,9 @@ func (b *Builder) compileGroup(ctx context.Context, g *group, p platform.Platfor
 		return fmt.Errorf("lock %s: %w", dir, err)
 	}
 	programs.locks = append(programs.locks, lock)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return diskError(dir, err)
+	}
 	args = append(args, "-o", dir+string(filepath.Separator))
 	for _, pkg := range g.packages {
 		args = append(args, pkg.ImportPath)

@@ -12,6 +12,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
 	"sync"
 	"time"
@@ -52,6 +53,9 @@ type Options struct {
 	Scratch    string // an empty directory for this run alone, removed by the caller
 	LayerDir   string // unpacked layers of bases
 	PackageDir string // downloaded packages and their indexes
+	// Use keeps others from removing a file of these directories during the build;
+	// nil where nobody does.
+	Use func(path string) (fs.FileInfo, error)
 	// Mirror gives the address to ask instead of a package repository's own; nil
 	// leaves addresses as they are.
 	Mirror     func(url string) string
@@ -99,7 +103,7 @@ type Build struct {
 // New prepares a build of graphs, one per platform.
 func New(graphs []*dockerfile.Graph, o Options) *Build {
 	b := &Build{o: o, graphs: graphs, compiles: make(chan struct{}, 2)}
-	b.downloads = download.New(download.Options{Client: o.Client, Cache: o.PackageDir, Scratch: o.Scratch, Mirror: o.Mirror})
+	b.downloads = download.New(download.Options{Client: o.Client, Cache: o.PackageDir, Scratch: o.Scratch, Mirror: o.Mirror, Use: o.Use})
 	b.apk = apk.NewSession(b.downloads, o.Scratch)
 	b.caches.trees = map[string]*filetree.Tree{}
 	b.work.dir, b.work.scratch, b.work.open = o.WorkDir, o.Scratch, map[string]*worktreeSlot{}

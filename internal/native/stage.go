@@ -183,7 +183,7 @@ func (b *Build) files(ctx context.Context, ref string, img base.Image) (*filetre
 		for i, l := range img.Layers {
 			layers = append(layers, rootfs.Layer{DiffID: l.DiffID, MediaType: l.Descriptor.MediaType, Open: b.layerOpener(img, i)})
 		}
-		return rootfs.Index(ctx, layers, rootfs.Options{Dir: b.o.LayerDir})
+		return rootfs.Index(ctx, layers, rootfs.Options{Dir: b.o.LayerDir, Use: b.o.Use})
 	})
 	if err != nil {
 		return nil, err

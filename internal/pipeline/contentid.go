@@ -1,19 +1,13 @@
 package pipeline
 
 import (
-	"bytes"
-	"debug/elf"
 	"io"
 	"os"
-	"regexp"
 
 	"github.com/opencontainers/go-digest"
-)
 
-// goBuildID is a build ID as the go command stamps it: the hashes of the link's
-// inputs, of the main package's inputs and content, and of the program's
-// content. (cmd/go/internal/work/buildid.go)
-var goBuildID = regexp.MustCompile(`^[A-Za-z0-9_-]{20}/[A-Za-z0-9_-]{20}/[A-Za-z0-9_-]{20}/[A-Za-z0-9_-]{20}$`)
+	"github.com/anyarch/anyarch/internal/gobuild/buildid"
+)
 
 // contentID identifies what is in a program. The go command has hashed the
 // whole of it and written the hash into it, so that reading its head is enough;
@@ -25,7 +19,7 @@ func contentID(path string) (string, error) {
 		return "", err
 	}
 	defer f.Close()
-	if id := stampedID(f); goBuildID.MatchString(id) {
+	if id := buildid.Read(f); id != "" {
 		return "go " + id, nil
 	}
 	if _, err := f.Seek(0, io.SeekStart); err != nil {
@@ -33,33 +27,4 @@ func contentID(path string) (string, error) {
 	}
 	d, err := digest.FromReader(f)
 	return d.String(), err
-}
-
-// stampedID is the build ID in a program, or "".
-func stampedID(f *os.File) string {
-	if e, err := elf.NewFile(f); err == nil {
-		if note := e.Section(".note.go.buildid"); note != nil && note.Size < 4096 {
-			if data, err := note.Data(); err == nil && len(data) > 16 && bytes.HasPrefix(data[12:], []byte("Go\x00\x00")) {
-				size := int(e.ByteOrder.Uint32(data[4:]))
-				if size <= len(data)-16 {
-					return string(data[16 : 16+size])
-				}
-			}
-		}
-		return ""
-	}
-	// PE and Mach-O have it at the beginning of their text.
-	head := make([]byte, 32<<10)
-	n, _ := f.ReadAt(head, 0)
-	head = head[:n]
-	const mark = "\xff Go build ID: \""
-	i := bytes.Index(head, []byte(mark))
-	if i < 0 {
-		return ""
-	}
-	rest := head[i+len(mark):]
-	if end := bytes.IndexByte(rest, '"'); end > 0 {
-		return string(rest[:end])
-	}
-	return ""
 }

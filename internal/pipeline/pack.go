@@ -195,7 +195,6 @@ func (r *run) recall(key string) (packed, bool) {
 	if size, err := r.cache.Size(known.Descriptor.Digest); err != nil || size != known.Descriptor.Size {
 		return packed{}, false
 	}
-	r.cache.Touch(known.Descriptor.Digest)
 	return known, true
 }
 

@@ -26,17 +26,18 @@ func (m *Memo) path(key string) string {
 func (m *Memo) Get(key string) ([]byte, bool) {
 	path := m.path(key)
 	data, err := os.ReadFile(path)
-	if err != nil || len(data) < sha256.Size {
-		return nil, false
-	}
 	// A file that a crash has cut short or emptied counts as absent.
-	data, sum := data[sha256.Size:], data[:sha256.Size]
-	if got := sha256.Sum256(data); string(got[:]) != string(sum) {
+	if err != nil || !Intact(data) {
 		return nil, false
 	}
 	now := time.Now()
-	_ = os.Chtimes(path, now, now) // for trimming
-	return data, true
+	_ = os.Chtimes(path, now, now) // for pruning
+	return data[sha256.Size:], true
+}
+
+// Intact reports whether the file of a result is as it was written.
+func Intact(file []byte) bool {
+	return len(file) >= sha256.Size && sha256.Sum256(file[sha256.Size:]) == [sha256.Size]byte(file[:sha256.Size])
 }
 
 // Put remembers data under key.
@@ -56,30 +57,4 @@ func (m *Memo) Put(key string, data []byte) {
 		return
 	}
 	_ = os.Rename(f.Name(), path)
-}
-
-// Trim removes what hasn't been used since before, in all caches below dir:
-// blobs, results and compiled programs. It gives the number of bytes freed.
-func Trim(dir string, before time.Time) (freed int64, err error) {
-	err = filepath.WalkDir(dir, func(path string, entry os.DirEntry, err error) error {
-		if err != nil {
-			return nil // vanished, or not ours to read
-		}
-		if entry.IsDir() {
-			return nil
-		}
-		switch filepath.Base(path) {
-		case "oci-layout", "index.json", lockFile:
-			return nil
-		}
-		info, err := entry.Info()
-		if err != nil || !info.ModTime().Before(before) {
-			return nil
-		}
-		if os.Remove(path) == nil {
-			freed += info.Size()
-		}
-		return nil
-	})
-	return freed, err
 }

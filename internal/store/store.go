@@ -45,7 +45,11 @@ const (
 
 // Store is an OCI image layout on disk. Its methods may be called from any
 // number of goroutines.
-type Store struct{ dir string }
+type Store struct {
+	dir   string
+	use   func(path string) (fs.FileInfo, error)
+	wrote func()
+}
 
 // Create opens the layout at dir, making it if it isn't there. Temporary files
 // that dead processes left behind are removed.
@@ -95,6 +99,13 @@ func Open(dir string) (*Store, error) {
 	return &Store{dir: dir}, nil
 }
 
+// Shared says that others may remove blobs that nobody has used for a while: use is
+// called instead of os.Stat when a blob is looked for, and keeps it; wrote is called
+// when there is a new one. It must be called before the store is used.
+func (s *Store) Shared(use func(path string) (fs.FileInfo, error), wrote func()) {
+	s.use, s.wrote = use, wrote
+}
+
 // Dir is the directory of the layout.
 func (s *Store) Dir() string { return s.dir }
 
@@ -113,7 +124,11 @@ func (s *Store) Size(d digest.Digest) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	info, err := os.Stat(path)
+	stat := os.Stat
+	if s.use != nil {
+		stat = s.use
+	}
+	info, err := stat(path)
 	if err != nil {
 		return 0, s.fail("read", err)
 	}
@@ -132,6 +147,11 @@ func (s *Store) Blob(d digest.Digest) (*os.File, error) {
 	path, err := s.Path(d)
 	if err != nil {
 		return nil, err
+	}
+	if s.use != nil {
+		if _, err := s.use(path); err != nil {
+			return nil, s.fail("read", err)
+		}
 	}
 	f, err := os.Open(path)
 	if err != nil {
@@ -174,14 +194,6 @@ func (s *Store) Delete(d digest.Digest) error {
 		return s.fail("remove", err)
 	}
 	return nil
-}
-
-// Touch marks a blob as used now, so that trimming keeps it.
-func (s *Store) Touch(d digest.Digest) {
-	if path, err := s.Path(d); err == nil {
-		now := time.Now()
-		_ = os.Chtimes(path, now, now) // a cache hint: a read-only store works without it
-	}
 }
 
 // Write stores small content, such as a manifest, and returns its digest.
@@ -324,6 +336,9 @@ func (w *Writer) Commit(expected digest.Digest) (digest.Digest, error) {
 	w.done = true
 	if err := syncDir(filepath.Dir(path)); err != nil {
 		return "", w.store.fail("sync", err)
+	}
+	if w.store.wrote != nil {
+		w.store.wrote()
 	}
 	return got, nil
 }

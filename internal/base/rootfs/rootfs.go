@@ -35,6 +35,9 @@ type Layer struct {
 // Options say where layers are unpacked.
 type Options struct {
 	Dir string // kept from run to run: one tar per diff ID
+	// Use says what a file there is like, and keeps others from removing it while
+	// the tree is used; nil where nobody removes anything.
+	Use func(path string) (fs.FileInfo, error)
 }
 
 // What one layer may become, so that a small blob can't fill the disk.
@@ -49,7 +52,7 @@ const (
 func Index(ctx context.Context, layers []Layer, o Options) (*filetree.Tree, error) {
 	t := filetree.New()
 	for i, l := range layers {
-		file, err := unpack(ctx, l, o.Dir)
+		file, err := unpack(ctx, l, o)
 		if err != nil {
 			return nil, fmt.Errorf("layer %d: %w", i+1, err)
 		}
@@ -61,12 +64,16 @@ func Index(ctx context.Context, layers []Layer, o Options) (*filetree.Tree, erro
 }
 
 // unpack gives the file with the tar of a layer.
-func unpack(ctx context.Context, l Layer, dir string) (string, error) {
+func unpack(ctx context.Context, l Layer, o Options) (string, error) {
+	dir, stat := o.Dir, os.Stat
+	if o.Use != nil {
+		stat = o.Use
+	}
 	if err := l.DiffID.Validate(); err != nil {
 		return "", refuse(fmt.Sprintf("the diff ID %q is no digest", l.DiffID))
 	}
 	file := filepath.Join(dir, l.DiffID.Algorithm().String()+"-"+l.DiffID.Encoded()+".tar")
-	if _, err := os.Stat(file); err == nil {
+	if _, err := stat(file); err == nil {
 		return file, nil
 	}
 	if err := os.MkdirAll(dir, 0o755); err != nil {

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
 	"net/url"
 	"os"
@@ -27,6 +28,9 @@ type Options struct {
 	// Mirror gives the address to ask instead of one that a repository has; nil
 	// leaves them as they are. What comes is checked in the same way.
 	Mirror func(url string) string
+	// Use says what a file in the cache is like, and keeps others from removing it
+	// during the build; nil where nobody removes anything.
+	Use func(path string) (fs.FileInfo, error)
 }
 
 // Session downloads indexes and packages for one build: what several stages and
@@ -135,6 +139,9 @@ type validators struct {
 // of its content, or from its server. use has to check it; what it refuses isn't kept.
 func (s *Session) Checked(ctx context.Context, address, name string, offline bool, use func(file string) error) error {
 	cached := filepath.Join(s.o.Cache, "packages", name)
+	if s.o.Use != nil {
+		_, _ = s.o.Use(cached) // use says whether it is there
+	}
 	if err := use(cached); err == nil {
 		return nil
 	} else if !errors.Is(err, os.ErrNotExist) {

@@ -66,12 +66,16 @@ func (o Options) state() string { return o.Dir + ".state" }
 // it is known to be what it was; if another process has the directory it waits
 // until ctx ends.
 func Open(ctx context.Context, o Options) (*Worktree, error) {
-	if err := os.MkdirAll(o.Dir, 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Dir(o.Dir), 0o755); err != nil {
 		return nil, err
 	}
 	lock := flock.New(o.Dir + ".lock")
 	if ok, err := lock.TryLockContext(ctx, 50*time.Millisecond); err != nil || !ok {
 		return nil, fmt.Errorf("take %s: %w", o.Dir, errors.Join(err, context.Cause(ctx)))
+	}
+	if err := os.MkdirAll(o.Dir, 0o755); err != nil {
+		_ = lock.Unlock()
+		return nil, err
 	}
 	w := &Worktree{o: o, lock: lock, disk: map[string]entry{}}
 	if data, err := os.ReadFile(o.state()); err == nil {
