@@ -21,7 +21,7 @@ func main() {
 		<-ctx.Done()
 		stop() // a second ctrl-C ends at once
 	}()
-	code := cli.Main(ctx, os.Args[1:], cli.Process())
+	code := cli.Main(ctx, cli.Arguments(os.Args), cli.Process())
 	stop()
 	os.Exit(code)
 }

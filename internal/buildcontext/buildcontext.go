@@ -174,15 +174,16 @@ func extract(ctx context.Context, r io.Reader, dir string) error {
 
 // Dockerfile gives the Dockerfile that -f names: relative to the working directory
 // cwd, or to the context where that has it and cwd hasn't, or where the context
-// isn't a directory. name is what messages call it.
+// isn't a directory. Without a name it is the context's. name is what messages call it.
 func (c *Context) Dockerfile(file, cwd string) (name string, data []byte, err error) {
 	if c.stdin != nil && (file == "-" || file == "" || file == "Dockerfile") {
 		return "Dockerfile", c.stdin, nil
 	}
-	if file == "" {
+	fromContext := file == "" // as docker has it without -f
+	if fromContext {
 		file = "Dockerfile"
 	}
-	if c.local {
+	if c.local && !fromContext {
 		at := file
 		if !filepath.IsAbs(at) {
 			at = filepath.Join(cwd, file)

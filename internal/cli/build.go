@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -15,6 +16,7 @@ import (
 	"github.com/anyarch/anyarch/internal/base"
 	"github.com/anyarch/anyarch/internal/cache"
 	"github.com/anyarch/anyarch/internal/gotool"
+	"github.com/anyarch/anyarch/internal/image"
 	"github.com/anyarch/anyarch/internal/layer"
 	"github.com/anyarch/anyarch/internal/pipeline"
 	"github.com/anyarch/anyarch/internal/plan"
@@ -34,7 +36,15 @@ type buildFlags struct {
 	dryRun       bool
 	cacheSize    string
 	docker       dockerfileFlags
+
+	noOutputs bool // the image stays in the cache alone
+	// keep, if set, is called when all has been published and written.
+	keep func(ctx context.Context, outcome *pipeline.Outcome, open openLayer) error
 }
+
+// openLayer opens a layer of an image that was built, fetching it if it is the base's
+// and isn't here.
+type openLayer func(ctx context.Context, l image.Layer) (io.ReadCloser, error)
 
 func (b *buildFlags) register(f *pflag.FlagSet) {
 	f.SortFlags = false
@@ -159,7 +169,7 @@ func (a *app) build(ctx context.Context, b *buildFlags, targets []string, printR
 	bases := base.New(base.Options{Store: kept.Blobs(), Open: a.openReference, Compression: layer.Compression(req.Compression), Progress: event})
 	var p *plan.Plan
 	var builder func(context.Context, platform.Platform) (*pipeline.Built, error)
-	if b.docker.file != "" {
+	if b.docker.file != "" || b.docker.always {
 		d, err := a.prepareDockerfile(ctx, b, targets, event, bases)
 		if err != nil {
 			return nil, err
@@ -169,6 +179,9 @@ func (a *app) build(ctx context.Context, b *buildFlags, targets []string, printR
 			return nil, err
 		}
 		p, builder = d.plan, d.builder
+		if b.noOutputs {
+			p.Outputs = nil
+		}
 	} else if p, err = a.planPackages(ctx, req, kept.Programs(), bases, event); err != nil {
 		return nil, err
 	}
@@ -188,6 +201,11 @@ func (a *app) build(ctx context.Context, b *buildFlags, targets []string, printR
 	})
 	if err != nil {
 		return nil, err
+	}
+	if b.keep != nil {
+		if err := b.keep(ctx, outcome, bases.Open); err != nil {
+			return nil, err
+		}
 	}
 	if b.docker.iidFile != "" && len(outcome.Images) == 1 {
 		if err := os.WriteFile(a.absolute(b.docker.iidFile), []byte(outcome.Images[0].Index.Digest.String()), 0o644); err != nil {

@@ -91,11 +91,22 @@ type app struct {
 func Main(ctx context.Context, args []string, s System) int {
 	a := &app{System: s}
 	root := a.root()
+	exit := exitCode
+	var err error
+	if len(args) > 0 && args[0] == "docker" {
+		exit = dockerExit
+		var rest []string
+		if rest, err = a.dockerGlobals(args[1:]); err == nil {
+			args = append([]string{"docker"}, rest...)
+		}
+	}
 	root.SetArgs(args)
 	root.SetIn(s.Stdin)
 	root.SetOut(s.Stdout)
 	root.SetErr(s.Stderr)
-	err := root.ExecuteContext(ctx)
+	if err == nil {
+		err = root.ExecuteContext(ctx)
+	}
 	if a.cache != nil {
 		_ = a.cache.Close() // what is left of a lease is removed by the next pruning
 	}
@@ -104,12 +115,12 @@ func Main(ctx context.Context, args []string, s System) int {
 		a.screen.Close()
 		style = a.screen.Style()
 	}
-	var exit exitError
+	var said exitError
 	switch {
 	case err == nil:
 		return 0
-	case errors.As(err, &exit):
-		return int(exit)
+	case errors.As(err, &said):
+		return int(said)
 	}
 	if ctx.Err() != nil && errors.Is(err, context.Cause(ctx)) {
 		err = context.Canceled
@@ -118,7 +129,7 @@ func Main(ctx context.Context, args []string, s System) int {
 		err = unknownCommand(root, err)
 	}
 	_ = ui.Errors(s.Stderr, err, style, "nothing was tagged")
-	return exitCode(err)
+	return exit(err)
 }
 
 // exitError ends the program with a code, everything having been said.
@@ -178,7 +189,7 @@ needs a Go toolchain and nothing else: no Docker, no root, no emulator.`,
 	root.AddCommand(
 		a.publishCommand(), a.buildCommand(), a.loginCommand(), a.logoutCommand(),
 		a.planCommand(), a.verifyCommand(), a.inspectCommand(), a.explainCommand(),
-		a.runCommand(), a.serveCommand(), a.cacheCommand(),
+		a.runCommand(), a.serveCommand(), a.cacheCommand(), a.dockerCommand(),
 		a.manCommand(), a.versionCommand(),
 	)
 	root.SetHelpCommandGroupID("")

@@ -47,6 +47,7 @@ type dockerfileFlags struct {
 	pull      bool
 	mirrors   []string
 	iidFile   string
+	always    bool // there is a Dockerfile even if none is named
 }
 
 func (d *dockerfileFlags) register(f *pflag.FlagSet) {
@@ -139,6 +140,7 @@ func (a *app) prepareDockerfile(ctx context.Context, b *buildFlags, targets []st
 		return nil, err
 	}
 	revision := a.newRevision(ctx, plan.SourceDir(req), event)
+	revision.literal = req.Plain
 	maker := plan.Maker{Getenv: a.Getenv, Bases: bases, Expand: revision.expand, Source: revision.source}
 	var clock time.Time
 	if out.plan, clock, err = maker.MakeDockerfile(ctx, req); err != nil {

@@ -20,6 +20,8 @@ type revision struct {
 	git   *template.Git
 	env   func(string) string
 	event progress.Sink
+	// literal leaves every text as it is: docker has no templates.
+	literal bool
 }
 
 func (a *app) newRevision(ctx context.Context, dir string, event progress.Sink) *revision {
@@ -38,6 +40,9 @@ func (a *app) newRevision(ctx context.Context, dir string, event progress.Sink) 
 // expand fills in a template. Linker flags are split into words afterwards, so
 // no value may bring words of its own.
 func (r *revision) expand(place, text string, v plan.Vars) (string, error) {
+	if r.literal {
+		return text, nil
+	}
 	parse := template.Parse
 	if place == "--ldflags" {
 		parse = template.ParseWords

@@ -40,7 +40,8 @@ func TestMain(m *testing.M) {
 		return
 	}
 	testscript.Main(m, map[string]func(){
-		"anyarch": func() { os.Exit(cli.Main(context.Background(), os.Args[1:], cli.Process())) },
+		"anyarch": func() { os.Exit(cli.Main(context.Background(), cli.Arguments(os.Args), cli.Process())) },
+		"docker":  func() { os.Exit(cli.Main(context.Background(), cli.Arguments(os.Args), cli.Process())) },
 	})
 }
 

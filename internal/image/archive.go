@@ -140,21 +140,29 @@ func fromDocker(st *store.Store, data []byte, files map[string]ocispec.Descripto
 		}
 		p := platform.FromOCI(&parsed.Platform).OCI()
 		d.Platform = &p
-		tags := entry.RepoTags
-		if len(tags) == 0 {
-			tags = []string{"latest"}
-		}
-		for _, tag := range tags {
-			if i := strings.LastIndex(tag, ":"); i > strings.LastIndex(tag, "/") {
-				tag = tag[i+1:]
+		d.Annotations = nil
+		err = st.UpdateIndex(context.Background(), func(index *ocispec.Index) error {
+			for _, name := range entry.RepoTags {
+				d.Annotations = map[string]string{ocispec.AnnotationRefName: name, annotationName: name}
+				if i := strings.LastIndex(name, ":"); i > strings.LastIndex(name, "/") {
+					d.Annotations[ocispec.AnnotationRefName] = name[i+1:]
+				}
+				index.Manifests = append(index.Manifests, d)
 			}
-			if err := st.Tag(context.Background(), tag, d, true); err != nil {
-				return err
+			if len(entry.RepoTags) == 0 {
+				index.Manifests = append(index.Manifests, d)
 			}
+			return nil
+		})
+		if err != nil {
+			return err
 		}
 	}
 	return nil
 }
+
+// annotationName is the full name of an image in index.json, as containerd has it.
+const annotationName = "io.containerd.image.name"
 
 // sniff tells how a layer is compressed by its first bytes.
 func sniff(st *store.Store, d digest.Digest) string {

@@ -262,9 +262,14 @@ func OpenArchive(file, dir string) (Layout, error) {
 		return Layout{}, &refusal.Error{Code: "PA604", Place: file, Summary: "can't read the archive", Seen: []string{err.Error()}, Err: err}
 	}
 	defer f.Close()
+	return ReadArchive(f, dir, file)
+}
+
+// ReadArchive is OpenArchive for a stream; name is what messages call it.
+func ReadArchive(r io.Reader, dir, name string) (Layout, error) {
 	st, err := store.Create(dir)
 	if err != nil {
 		return Layout{}, err
 	}
-	return readArchive(tar.NewReader(f), st, file)
+	return readArchive(tar.NewReader(r), st, name)
 }

@@ -404,11 +404,16 @@ func (r *run) finish(ctx context.Context, target plan.Image, results []PlatformO
 		images = append(images, b.Image)
 		o.Platforms = append(o.Platforms, b)
 	}
-	index, err := image.WriteIndex(r.cache, images, target.Annotations, r.plan.MediaTypes)
-	if err != nil {
+	annotations := target.Annotations
+	if target.IndexAnnotations != nil {
+		annotations = target.IndexAnnotations
+	}
+	var err error
+	if r.plan.NoIndex {
+		o.Index = images[0].Manifest
+	} else if o.Index, err = image.WriteIndex(r.cache, images, annotations, r.plan.MediaTypes); err != nil {
 		return o, err
 	}
-	o.Index = index
 	end := r.Event.Start(r.label(target), "", progress.Verify, "")
 	o.Report, err = r.prove(ctx, o)
 	if err != nil {

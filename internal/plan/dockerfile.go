@@ -66,7 +66,14 @@ func (m *Maker) MakeDockerfile(ctx context.Context, req Request) (*Plan, time.Ti
 	if target.Name == "" {
 		target.Name = imageName(req, target)
 	}
-	if target.Annotations, err = m.pairs("--annotation", req.Image.Annotations, Vars{Name: target.Name}, standardAnnotations(p, target, clock, source)); err != nil {
+	standard := standardAnnotations(p, target, clock, source)
+	if req.Plain {
+		standard, p.NoIndex = nil, len(p.Platforms) == 1
+		if target.IndexAnnotations, err = m.pairs("--annotation", req.IndexAnnotations, Vars{Name: target.Name}, nil); err != nil {
+			return nil, time.Time{}, err
+		}
+	}
+	if target.Annotations, err = m.pairs("--annotation", req.Image.Annotations, Vars{Name: target.Name}, standard); err != nil {
 		return nil, time.Time{}, err
 	}
 	p.Images = []Image{target}

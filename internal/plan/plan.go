@@ -29,19 +29,25 @@ type Plan struct {
 	Latest      publish.LatestPolicy
 	Verify      prove.Depth
 	Outputs     []Output
+	// NoIndex says that the one platform's manifest is what is published, without
+	// an index over it.
+	NoIndex bool
 }
 
 // Image is one image of the plan: one or more programs on a base, for all
 // platforms.
 type Image struct {
-	Name         string
-	Packages     []gobuild.Package // the first is the entrypoint
-	Flags        map[platform.Platform][]gobuild.Flags
-	Configs      map[platform.Platform]ocispec.Image // without platform, rootfs and history
-	BinaryDir    string
-	Files        []File
-	Annotations  map[string]string
-	Destinations []Destination
+	Name        string
+	Packages    []gobuild.Package // the first is the entrypoint
+	Flags       map[platform.Platform][]gobuild.Flags
+	Configs     map[platform.Platform]ocispec.Image // without platform, rootfs and history
+	BinaryDir   string
+	Files       []File
+	Annotations map[string]string
+	// IndexAnnotations are those of the index, if they aren't those of the
+	// manifests.
+	IndexAnnotations map[string]string
+	Destinations     []Destination
 }
 
 // Destination is one repository and the tags that the image gets there.

@@ -40,6 +40,12 @@ type Request struct {
 	Outputs     []string
 	Latest      publish.LatestPolicy
 	Verify      string
+
+	// Plain asks for an image as docker build makes it: one platform has no index
+	// over it, and there are no annotations but those that are asked for. Those of
+	// the image then go to the manifests, and IndexAnnotations to the index.
+	Plain            bool
+	IndexAnnotations []string
 }
 
 // Shape is what an image looks like from outside. The field names follow the

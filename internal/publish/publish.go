@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 
 	"github.com/opencontainers/go-digest"
@@ -202,7 +203,7 @@ func (s *Session) Has(ctx context.Context, index ocispec.Descriptor, images []im
 }
 
 // Manifests uploads the manifests of images and then their index, by digest,
-// reads all of them back and compares. The blobs must be there.
+// reads all of them back and compares. The index may be the one manifest itself. The blobs must be there.
 func (s *Session) Manifests(ctx context.Context, index ocispec.Descriptor, images []image.Image) error {
 	descriptors := make([]ocispec.Descriptor, len(images))
 	for i, img := range images {
@@ -211,13 +212,16 @@ func (s *Session) Manifests(ctx context.Context, index ocispec.Descriptor, image
 	if err := s.each(ctx, descriptors, s.put); err != nil {
 		return err
 	}
-	if err := s.put(ctx, index); err != nil {
-		return err
+	if !slices.ContainsFunc(descriptors, func(d ocispec.Descriptor) bool { return d.Digest == index.Digest }) {
+		if err := s.put(ctx, index); err != nil {
+			return err
+		}
+		descriptors = append(descriptors, index)
 	}
 	for _, img := range images {
 		descriptors = append(descriptors, img.Config)
 	}
-	return s.each(ctx, append(descriptors, index), s.compare)
+	return s.each(ctx, descriptors, s.compare)
 }
 
 func (s *Session) each(ctx context.Context, descriptors []ocispec.Descriptor, do func(context.Context, ocispec.Descriptor) error) error {
