@@ -333,6 +333,9 @@ func (d *Draft) annotateAt(i int, c Change) error {
 		p = *e.Descriptor.Platform
 	}
 	p.OSFeatures = slices.Clone(p.OSFeatures)
+	if c.Architecture != "" && c.Architecture != p.Architecture {
+		p.Variant = "" // it was one of the other architecture
+	}
 	for _, pair := range []struct {
 		to   *string
 		from string

@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"os"
@@ -80,6 +79,7 @@ func (b *buildFlags) register(f *pflag.FlagSet) {
 	f.StringVar(&b.req.Verify, "verify", "", "what to prove beyond what this run adds: config|entrypoint|all, the base's layers too (default config)")
 	f.StringVar(&b.latest, "latest", "newest", "when the tag latest moves beside a version: newest|always|never")
 	f.StringVar(&b.metadataFile, "metadata-file", "", "write what was made to this `FILE`, as JSON")
+	f.BoolVar(&b.req.ByDigest, "push-by-digest", false, "push to the repository of -t and move no tag; anyarch index create --from puts results together")
 	f.BoolVar(&b.dryRun, "dry-run", false, "do everything except writing to registries")
 	cacheSizeFlag(f, &b.cacheSize)
 	b.docker.register(f)
@@ -121,10 +121,11 @@ func (a *app) buildCommand() *cobra.Command {
 		Long: `Build does what publish does up to the proof, and keeps the image on this
 machine: by default as an OCI layout, ./anyarch-out/NAME.`,
 		Example: `  anyarch build ./cmd/api
-  anyarch build ./cmd/api --platform local --output docker-archive:api.tar && docker load -i api.tar`,
+  anyarch build ./cmd/api --platform local --output docker-archive:api.tar && docker load -i api.tar
+  anyarch build ./cmd/api --platform linux/arm64 --push-by-digest -t ghcr.io/team/api --metadata-file d/arm64.json`,
 		GroupID: "ship",
 		RunE: func(cmd *cobra.Command, targets []string) error {
-			if len(b.req.Outputs) == 0 {
+			if len(b.req.Outputs) == 0 && !b.req.ByDigest {
 				b.req.Outputs = []string{defaultOutput}
 			}
 			if err := b.checkFlags(cmd); err != nil {
@@ -406,6 +407,9 @@ func (a *app) writeMetadata(file string, outcome *pipeline.Outcome) error {
 				}
 				m.Tags = append(m.Tags, metadataTag{pushed.Repository, move})
 			}
+			if len(pushed.Moves) == 0 {
+				references = append(references, pushed.Repository)
+			}
 		}
 		m.Name = strings.Join(references, ",")
 		for _, w := range o.Written {
@@ -428,17 +432,7 @@ func (a *app) writeMetadata(file string, outcome *pipeline.Outcome) error {
 	if len(outcome.Images) == 1 {
 		document = all[outcome.Images[0].Name]
 	}
-	data, err := json.MarshalIndent(document, "", "  ")
-	if err != nil {
-		return err
-	}
-	if !filepath.IsAbs(file) {
-		file = filepath.Join(a.Dir, file)
-	}
-	if err := os.WriteFile(file, append(data, '\n'), 0o644); err != nil {
-		return &refusal.Error{Code: "PA602", Place: "--metadata-file " + file, Summary: "can't write here", Seen: []string{err.Error()}, Err: err}
-	}
-	return nil
+	return a.writeJSON("--metadata-file", file, document)
 }
 
 // findingViews turns findings into what is shown; of information only if all

@@ -104,6 +104,7 @@ func TestScripts(t *testing.T) {
 			"files":   listFiles,
 			"half":    makeHalf,
 			"replace": replace,
+			"buildx":  asBuildx,
 		},
 	})
 }
@@ -395,6 +396,20 @@ func replace(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("%s has no %q", args[0], args[1])
 	}
 	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(strings.ReplaceAll(data, args[1], args[2])), 0o644))
+}
+
+// asBuildx leaves of a metadata file what docker buildx writes: buildx FROM TO.
+func asBuildx(ts *testscript.TestScript, _ bool, args []string) {
+	var all map[string]json.RawMessage
+	ts.Check(json.Unmarshal([]byte(ts.ReadFile(args[0])), &all))
+	for key := range all {
+		if strings.HasPrefix(key, "anyarch.") {
+			delete(all, key)
+		}
+	}
+	data, err := json.Marshal(all)
+	ts.Check(err)
+	ts.Check(os.WriteFile(ts.MkAbs(args[1]), data, 0o644))
 }
 
 // TestInterrupt stops a build in the middle of compiling: nothing may be left

@@ -556,6 +556,9 @@ func (r *run) publish(ctx context.Context, outcome *Outcome, sessions [][]*publi
 		for k, session := range sessions[i] {
 			order[session] = slot{i, k}
 			tags := r.plan.Images[i].Destinations[k].Tags
+			if r.plan.ByDigest {
+				tags = nil
+			}
 			o.Pushed[k].Repository = session.Repository().Name()
 			g.Go(func() error {
 				moves, err := session.PlanTags(gctx, tags, o.Index, r.plan.Latest)
@@ -565,7 +568,7 @@ func (r *run) publish(ctx context.Context, outcome *Outcome, sessions [][]*publi
 				mu.Lock()
 				plans = append(plans, publish.TagPlan{Session: session, Index: o.Index, Moves: moves})
 				mu.Unlock()
-				if r.DryRun || !slices.ContainsFunc(moves, func(m publish.Move) bool { return !m.Unchanged() }) {
+				if r.DryRun || len(tags) > 0 && !slices.ContainsFunc(moves, func(m publish.Move) bool { return !m.Unchanged() }) {
 					return nil // every tag names this very index
 				}
 				return r.upload(gctx, session, o)

@@ -194,6 +194,13 @@ func (m *Maker) mediaTypes(p *Plan, req Request) error {
 
 func (m *Maker) outputs(p *Plan, req Request) error {
 	var refused refusal.Collect
+	p.ByDigest = req.ByDigest
+	if req.ByDigest && len(req.Tags) == 0 {
+		refused.Add(&refusal.Error{
+			Code: "PA426", Kind: refusal.Usage, Place: "--push-by-digest", Summary: "it needs the repository to push to",
+			Fix: []string{"--push-by-digest -t registry.example.com/app"},
+		})
+	}
 	for _, text := range req.Outputs {
 		o, err := parseOutput(req.Dir, text)
 		if err != nil {

@@ -31,7 +31,8 @@ type Plan struct {
 	Outputs     []Output
 	// NoIndex says that the one platform's manifest is what is published, without
 	// an index over it.
-	NoIndex bool
+	NoIndex  bool
+	ByDigest bool // no tag moves
 }
 
 // Image is one image of the plan: one or more programs on a base, for all

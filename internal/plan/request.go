@@ -46,6 +46,9 @@ type Request struct {
 	// the image then go to the manifests, and IndexAnnotations to the index.
 	Plain            bool
 	IndexAnnotations []string
+	// ByDigest pushes without moving a tag: those of Tags only say what the image is
+	// to be called later.
+	ByDigest bool
 }
 
 // Shape is what an image looks like from outside. The field names follow the
