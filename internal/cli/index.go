@@ -71,8 +71,8 @@ func (x *indexFlags) request(a *app, p *places) (assemble.Request, error) {
 	if _, err := indexType(x.mediaTypes); err != nil {
 		refused.Add(err)
 	}
-	if _, _, memo, err := a.caches(); err == nil {
-		r.Cache = memo
+	if c, err := a.openCache(); err == nil {
+		r.Cache = c.Memo()
 	}
 	return r, refused.Err()
 }
