@@ -174,11 +174,16 @@ func (b *bases) store(repository string) (*store.Store, error) {
 // image tags an image of the host's platform, in Docker's format: that of OCI has no
 // room for triggers and health checks, and buildah drops them.
 func (b *bases) image(st *store.Store, repository, tag string, layers []image.Layer, config map[string]any) error {
-	raw, err := json.Marshal(map[string]any{"os": "linux", "architecture": runtime.GOARCH, "config": config})
+	return b.imageFor(runtime.GOARCH, st, repository, tag, layers, config)
+}
+
+// imageFor is the same for another architecture.
+func (b *bases) imageFor(arch string, st *store.Store, repository, tag string, layers []image.Layer, config map[string]any) error {
+	raw, err := json.Marshal(map[string]any{"os": "linux", "architecture": arch, "config": config})
 	if err != nil {
 		return err
 	}
-	img, err := image.Assemble(st, image.Recipe{Platform: platform.Platform{OS: "linux", Architecture: runtime.GOARCH}, RawConfig: raw, Layers: layers, MediaTypes: image.Docker})
+	img, err := image.Assemble(st, image.Recipe{Platform: platform.Platform{OS: "linux", Architecture: arch}, RawConfig: raw, Layers: layers, MediaTypes: image.Docker})
 	if err != nil {
 		return err
 	}
@@ -366,34 +371,46 @@ func (b *bases) copyAlpine(repository string) (*store.Store, error) {
 	return to, nil
 }
 
-// makeDebian makes debian:12: a minimal bookworm of mmdebstrap's, kept between runs.
+// makeDebian makes debian:12.
 func (b *bases) makeDebian() error {
-	program, err := exec.LookPath("mmdebstrap")
-	kept := filepath.Join(b.cache, "debian-12-"+runtime.GOARCH+".tar")
-	if _, statErr := os.Stat(kept); statErr != nil {
-		if err != nil || b.cache == "" {
-			return &skipError{"mmdebstrap isn't on PATH (Debian's package mmdebstrap)"}
-		}
-		if err := os.MkdirAll(b.cache, 0o755); err != nil {
-			return err
-		}
-		temporary := fmt.Sprintf("%s.%d", kept, os.Getpid())
-		defer func() { _ = os.Remove(temporary) }()
-		cmd := exec.Command(program, "--quiet", "--variant=minbase", "--format=tar", "--dpkgopt=path-exclude=/usr/share/doc/*", "--dpkgopt=path-exclude=/usr/share/man/*",
-			"--dpkgopt=path-exclude=/usr/share/locale/*", "--dpkgopt=path-exclude=/usr/share/zoneinfo/*", "bookworm", temporary)
-		cmd.Env = append(os.Environ(), "SOURCE_DATE_EPOCH=1750000000")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			return &skipError{fmt.Sprintf("mmdebstrap can't make a Debian here: %v\n%s", err, out)}
-		}
-		if err := os.Rename(temporary, kept); err != nil {
-			return err
-		}
-	}
-	st, err := b.store("library/debian")
+	kept, err := b.debianRoot(runtime.GOARCH)
 	if err != nil {
 		return err
 	}
-	l, err := b.blob(st, "# debian.sh --arch 'amd64' out/ 'bookworm'", func(w io.Writer) error {
+	return b.debianImage(kept, "library/debian", "12", runtime.GOARCH)
+}
+
+// debianRoot gives the archive of a minimal bookworm of mmdebstrap's, kept between runs.
+func (b *bases) debianRoot(arch string) (string, error) {
+	program, err := exec.LookPath("mmdebstrap")
+	kept := filepath.Join(b.cache, "debian-12-"+arch+".tar")
+	if _, statErr := os.Stat(kept); statErr == nil {
+		return kept, nil
+	}
+	if err != nil || b.cache == "" {
+		return "", &skipError{"mmdebstrap isn't on PATH (Debian's package mmdebstrap)"}
+	}
+	if err := os.MkdirAll(b.cache, 0o755); err != nil {
+		return "", err
+	}
+	temporary := fmt.Sprintf("%s.%d", kept, os.Getpid())
+	defer func() { _ = os.Remove(temporary) }()
+	cmd := exec.Command(program, "--quiet", "--architectures="+arch, "--variant=minbase", "--format=tar", "--dpkgopt=path-exclude=/usr/share/doc/*", "--dpkgopt=path-exclude=/usr/share/man/*",
+		"--dpkgopt=path-exclude=/usr/share/locale/*", "--dpkgopt=path-exclude=/usr/share/zoneinfo/*", "bookworm", temporary)
+	cmd.Env = append(os.Environ(), "SOURCE_DATE_EPOCH=1750000000")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", &skipError{fmt.Sprintf("mmdebstrap can't make a Debian for %s here: %v\n%s", arch, err, out)}
+	}
+	return kept, os.Rename(temporary, kept)
+}
+
+// debianImage makes an image of such a root.
+func (b *bases) debianImage(kept, repository, tag, arch string) error {
+	st, err := b.store(repository)
+	if err != nil {
+		return err
+	}
+	l, err := b.blob(st, "# debian.sh --arch '"+arch+"' out/ 'bookworm'", func(w io.Writer) error {
 		f, err := os.Open(kept)
 		if err != nil {
 			return err
@@ -405,7 +422,7 @@ func (b *bases) makeDebian() error {
 	if err != nil {
 		return err
 	}
-	return b.image(st, "library/debian", "12", []image.Layer{l}, map[string]any{"Env": []string{"PATH=" + alpinePath}, "Cmd": []string{"bash"}})
+	return b.imageFor(arch, st, repository, tag, []image.Layer{l}, map[string]any{"Env": []string{"PATH=" + alpinePath}, "Cmd": []string{"bash"}})
 }
 
 // goVersion is that of the toolchain that runs the tests, and golang's tag.
