@@ -94,6 +94,10 @@ func Open(ctx context.Context, o Options) (*Context, error) {
 	return c, nil
 }
 
+// Dir is the directory of this machine that the files are in. Links in it may lead
+// anywhere: whoever reads it must not follow them.
+func (c *Context) Dir() string { return c.dir }
+
 // fromStdin takes a tar, plain or compressed, or a Dockerfile without a context.
 func (c *Context) fromStdin(ctx context.Context, o Options) error {
 	if err := os.MkdirAll(o.Scratch, 0o700); err != nil {

@@ -169,38 +169,38 @@ func (a *app) build(ctx context.Context, b *buildFlags, targets []string, printR
 	defer func() { _ = kept.Trim(ctx, limit) }()
 	bases := base.New(base.Options{Store: kept.Blobs(), Open: a.openReference, Compression: layer.Compression(req.Compression), Progress: event})
 	var p *plan.Plan
-	var builder func(context.Context, platform.Platform) (*pipeline.Built, error)
+	walk := func(builder func(context.Context, platform.Platform) (*pipeline.Built, error)) (*pipeline.Outcome, error) {
+		return pipeline.Run(ctx, p, pipeline.Options{
+			Cache: kept.Blobs(), Memo: kept.Memo(), Event: event, DryRun: b.dryRun, Layers: bases.Open, Build: builder,
+			Repository: func(name string) (publish.Repository, error) {
+				client, err := a.registryClient()
+				if err != nil {
+					return nil, err
+				}
+				repo, err := client.Repository(name)
+				if err != nil {
+					return nil, err
+				}
+				return repo.Direct(), nil
+			},
+		})
+	}
+	var outcome *pipeline.Outcome
 	if b.docker.file != "" || b.docker.always {
-		d, err := a.prepareDockerfile(ctx, b, targets, event, bases)
+		e, err := a.openEngine(ctx, b, targets, event, bases, true)
 		if err != nil {
 			return nil, err
 		}
-		defer d.close()
-		if err := d.build.Check(ctx); err != nil {
-			return nil, err
-		}
-		p, builder = d.plan, d.builder
-		if b.noOutputs {
+		defer e.close()
+		if p = e.in.plan; b.noOutputs {
 			p.Outputs = nil
+		}
+		if outcome, err = e.run(ctx, walk); err != nil {
+			return nil, err
 		}
 	} else if p, err = a.planPackages(ctx, req, kept.Programs(), bases, event); err != nil {
 		return nil, err
-	}
-	outcome, err := pipeline.Run(ctx, p, pipeline.Options{
-		Cache: kept.Blobs(), Memo: kept.Memo(), Event: event, DryRun: b.dryRun, Layers: bases.Open, Build: builder,
-		Repository: func(name string) (publish.Repository, error) {
-			client, err := a.registryClient()
-			if err != nil {
-				return nil, err
-			}
-			repo, err := client.Repository(name)
-			if err != nil {
-				return nil, err
-			}
-			return repo.Direct(), nil
-		},
-	})
-	if err != nil {
+	} else if outcome, err = walk(nil); err != nil {
 		return nil, err
 	}
 	if b.keep != nil {

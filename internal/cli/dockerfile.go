@@ -48,6 +48,7 @@ type dockerfileFlags struct {
 	mirrors   []string
 	iidFile   string
 	always    bool // there is a Dockerfile even if none is named
+	kit       buildkitFlags
 }
 
 func (d *dockerfileFlags) register(f *pflag.FlagSet) {
@@ -56,15 +57,16 @@ func (d *dockerfileFlags) register(f *pflag.FlagSet) {
 	f.StringVar(&d.target, "target", "", "`STAGE` of the Dockerfile to build")
 	f.StringArrayVar(&d.contexts, "build-context", nil, "further context `NAME=DIR` or NAME=docker-image://REFERENCE")
 	f.StringArrayVar(&d.secrets, "secret", nil, "secret for RUN --mount=type=secret: `id=ID,src=FILE` or id=ID,env=VARIABLE")
-	f.StringVar(&d.network, "network", "default", "of RUN: default|none")
+	f.StringVar(&d.network, "network", "default", "of RUN: default|none, and host with BuildKit")
 	f.StringVar(&d.sandbox, "sandbox", "auto", "where the Go toolchain runs: auto|require|off")
-	f.StringVar(&d.engine, "engine", "native", "what executes the Dockerfile: native")
+	f.StringVar(&d.engine, "engine", "auto", "what executes the Dockerfile: native, buildkit, or auto: BuildKit where native refuses and a builder is configured")
 	f.StringVar(&d.goVersion, "go-version", "", "Go `VERSION` instead of that of the builder images")
 	f.BoolVar(&d.override, "override-goarch", false, "replace a hard-coded GOARCH or GOOS by that of the platform")
 	f.BoolVar(&d.noCache, "no-cache", false, "don't take over anything of earlier builds")
 	f.BoolVar(&d.pull, "pull", false, "ask for the bases again; they always are, unless pinned by digest")
 	f.StringArrayVar(&d.mirrors, "package-mirror", nil, "ask `URL=URL`'s second address for packages of repositories that begin with the first")
 	f.StringVar(&d.iidFile, "iidfile", "", "write the digest of the index to this `FILE`")
+	d.kit.register(f)
 }
 
 // goOnly are flags that say how Go packages become an image; a Dockerfile says
@@ -78,101 +80,122 @@ func (b *buildFlags) checkFlags(cmd *cobra.Command) error {
 		switch {
 		case b.docker.file != "" && slices.Contains(goOnly, f.Name):
 			refused.Add(&refusal.Error{Code: "PA502", Kind: refusal.Usage, Place: "--" + f.Name, Summary: "this is for Go packages; with -f the Dockerfile says it"})
-		case b.docker.file == "" && slices.Contains([]string{"build-arg", "target", "build-context", "secret", "network", "sandbox", "engine", "go-version", "override-goarch", "no-cache", "pull", "package-mirror"}, f.Name):
+		case b.docker.file == "" && (slices.Contains([]string{"build-arg", "target", "build-context", "secret", "network", "sandbox", "engine", "go-version", "override-goarch", "no-cache", "pull", "package-mirror"}, f.Name) || slices.Contains(buildkitOnly, f.Name)):
 			refused.Add(&refusal.Error{Code: "PA502", Kind: refusal.Usage, Place: "--" + f.Name, Summary: "this is for Dockerfiles", Fix: []string{"-f Dockerfile"}})
 		}
 	})
 	switch {
-	case b.docker.engine != "native" && b.docker.engine != "":
-		refused.Add(&refusal.Error{Code: "PA502", Kind: refusal.Usage, Place: "--engine " + b.docker.engine, Summary: "there is only the native engine", Fix: []string{"--engine native"}})
-	case !slices.Contains([]string{"", "default", "none"}, b.docker.network):
-		refused.Add(&refusal.Error{Code: "PA502", Kind: refusal.Usage, Place: "--network " + b.docker.network, Summary: "not a network of the native engine", Fix: []string{"--network default", "--network none"}})
+	case !slices.Contains([]string{"auto", "native", "buildkit", ""}, b.docker.engine):
+		refused.Add(&refusal.Error{Code: "PA502", Kind: refusal.Usage, Place: "--engine " + b.docker.engine, Summary: "there is no such engine", Fix: []string{"--engine auto", "--engine native", "--engine buildkit"}})
+	case !slices.Contains([]string{"", "default", "none", "host"}, b.docker.network):
+		refused.Add(&refusal.Error{Code: "PA502", Kind: refusal.Usage, Place: "--network " + b.docker.network, Summary: "there is no such network", Fix: []string{"--network default", "--network none"}})
 	}
 	return refused.Err()
 }
 
-// dockerBuild is a Dockerfile on its way to images.
-type dockerBuild struct {
-	plan   *plan.Plan
-	graphs []*dockerfile.Graph
-	build  *native.Build
-	close  func()
+// dockerInput is a Dockerfile with all that flags say about its build, for either
+// engine.
+type dockerInput struct {
+	plan     *plan.Plan
+	clock    time.Time // of the build
+	where    string    // the context, as it was given
+	path     string    // of the Dockerfile, for messages
+	text     []byte
+	context  *buildcontext.Context
+	args     map[platform.Platform]map[string]string
+	labels   map[string]string
+	secrets  map[string]native.Secret
+	contexts map[string]string // named ones, as BuildKit's compiler is told
+	named    map[string]*buildcontext.Context
+	scratch  string
 }
 
-// prepareDockerfile compiles the Dockerfile for every platform and prepares the
-// engine. Nothing has been downloaded but the configs of the bases.
-func (a *app) prepareDockerfile(ctx context.Context, b *buildFlags, targets []string, event progress.Sink, bases *base.Resolver) (*dockerBuild, error) {
+// close removes what was made for this run alone.
+func (in *dockerInput) close() { _ = os.RemoveAll(in.scratch) }
+
+// readDockerfile reads a Dockerfile, its context and its flags. The caller closes what
+// it gives.
+func (a *app) readDockerfile(ctx context.Context, b *buildFlags, targets []string, event progress.Sink, bases *base.Resolver) (_ *dockerInput, err error) {
 	d := &b.docker
 	req := b.req
-	where := "."
+	in := &dockerInput{where: ".", args: map[platform.Platform]map[string]string{}}
 	switch len(targets) {
 	case 0:
 	case 1:
-		where = targets[0]
+		in.where = targets[0]
 	default:
 		return nil, &refusal.Error{Code: "PA502", Kind: refusal.Usage, Place: strings.Join(targets, " "), Summary: "with -f there is one argument: the context", Fix: []string{"anyarch publish -f " + d.file + " ."}}
 	}
-	req.Dir, req.Targets = a.Dir, []string{where}
-	var err error
+	req.Dir, req.Targets = a.Dir, []string{in.where}
 	if req.Latest, err = plan.ParseLatest(b.latest); err != nil {
+		return nil, err
+	}
+	if in.scratch, err = os.MkdirTemp(first(a.Getenv("TMPDIR"), os.TempDir()), "anyarch-"); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			in.close()
+		}
+	}()
+	if in.context, err = buildcontext.Open(ctx, buildcontext.Options{Where: a.absolute(in.where), Stdin: a.Stdin, Scratch: filepath.Join(in.scratch, "context"), DockerfileFromStdin: d.file == "-"}); err != nil {
+		return nil, err
+	}
+	if in.path, in.text, err = in.context.Dockerfile(d.file, a.Dir); err != nil {
+		return nil, err
+	}
+	revision := a.newRevision(ctx, plan.SourceDir(req), event)
+	revision.literal = req.Plain
+	maker := plan.Maker{Getenv: a.Getenv, Bases: bases, Expand: revision.expand, Source: revision.source}
+	if in.plan, in.clock, err = maker.MakeDockerfile(ctx, req); err != nil {
+		return nil, err
+	}
+	if in.secrets, err = a.secrets(d.secrets); err != nil {
+		return nil, err
+	}
+	if in.labels, err = a.labels(revision, req.Image.Labels); err != nil {
+		return nil, err
+	}
+	if in.contexts, in.named, err = a.contexts(ctx, d.contexts, in.scratch); err != nil {
+		return nil, err
+	}
+	for _, p := range in.plan.Platforms {
+		if in.args[p], err = a.buildArguments(revision, d.buildArgs, in.text, p); err != nil {
+			return nil, err
+		}
+	}
+	return in, nil
+}
+
+// dockerBuild is a Dockerfile in the native engine.
+type dockerBuild struct {
+	graphs []*dockerfile.Graph
+	build  *native.Build
+}
+
+// prepareNative compiles the Dockerfile for every platform and prepares the engine.
+// Nothing has been downloaded but the configs of the bases.
+func (a *app) prepareNative(ctx context.Context, b *buildFlags, in *dockerInput, event progress.Sink, bases *base.Resolver) (*dockerBuild, error) {
+	d := &b.docker
+	if err := onlyBuildKit(in.contexts); err != nil {
 		return nil, err
 	}
 	kept, err := a.openCache()
 	if err != nil {
 		return nil, err
 	}
-	scratch, err := os.MkdirTemp(first(a.Getenv("TMPDIR"), os.TempDir()), "anyarch-")
-	if err != nil {
-		return nil, err
-	}
-	out := &dockerBuild{close: func() { _ = os.RemoveAll(scratch) }}
-	defer func() {
-		if out.build == nil {
-			out.close()
-		}
-	}()
-	bctx, err := buildcontext.Open(ctx, buildcontext.Options{Where: a.absolute(where), Stdin: a.Stdin, Scratch: filepath.Join(scratch, "context"), DockerfileFromStdin: d.file == "-"})
-	if err != nil {
-		return nil, err
-	}
-	path, text, err := bctx.Dockerfile(d.file, a.Dir)
-	if err != nil {
-		return nil, err
-	}
-	revision := a.newRevision(ctx, plan.SourceDir(req), event)
-	revision.literal = req.Plain
-	maker := plan.Maker{Getenv: a.Getenv, Bases: bases, Expand: revision.expand, Source: revision.source}
-	var clock time.Time
-	if out.plan, clock, err = maker.MakeDockerfile(ctx, req); err != nil {
-		return nil, err
-	}
-	secrets, err := a.secrets(d.secrets)
-	if err != nil {
-		return nil, err
-	}
-	labels, err := a.labels(revision, req.Image.Labels)
-	if err != nil {
-		return nil, err
-	}
-	contexts, named, err := a.contexts(ctx, d.contexts, scratch)
-	if err != nil {
-		return nil, err
-	}
+	out := &dockerBuild{}
 	images := newImages(bases)
-	for _, p := range out.plan.Platforms {
-		args, err := a.buildArguments(revision, d.buildArgs, text, p)
-		if err != nil {
-			return nil, err
-		}
+	for _, p := range in.plan.Platforms {
 		graph, err := dockerfile.Compile(ctx, dockerfile.Options{
-			Name: path, Data: text, Target: d.target, BuildArgs: args, Labels: labels, Contexts: contexts,
+			Name: in.path, Data: in.text, Target: d.target, BuildArgs: in.args[p], Labels: in.labels, Contexts: in.contexts,
 			Network: d.network, Platform: p, BuildPlatform: platform.Local(),
 			Resolve: images.resolve,
 			Ignore: func(_ context.Context, local string) ([]byte, error) {
-				if c := named[local]; c != nil {
+				if c := in.named[local]; c != nil {
 					return c.Ignore("")
 				}
-				return bctx.Ignore(path)
+				return in.context.Ignore(in.path)
 			},
 		})
 		if err != nil {
@@ -181,7 +204,7 @@ func (a *app) prepareDockerfile(ctx context.Context, b *buildFlags, targets []st
 		out.graphs = append(out.graphs, graph)
 	}
 	for _, w := range out.graphs[0].Warnings {
-		event.Warn("", "", fmt.Sprintf("%s:%d: %s (%s)", path, w.Line, w.Detail, w.Rule))
+		event.Warn("", "", fmt.Sprintf("%s:%d: %s (%s)", in.path, w.Line, w.Detail, w.Rule))
 	}
 	mirror, err := packageMirror(append(slices.Clone(d.mirrors), strings.Fields(a.Getenv("ANYARCH_PACKAGE_MIRROR"))...))
 	if err != nil {
@@ -199,27 +222,23 @@ func (a *app) prepareDockerfile(ctx context.Context, b *buildFlags, targets []st
 		return nil, err
 	}
 	modules, builds := goTool.Caches()
-	work := digest.FromString(a.absolute(where) + "\x00" + path).Encoded()[:16]
+	work := digest.FromString(a.absolute(in.where) + "\x00" + in.path).Encoded()[:16]
 	out.build = native.New(out.graphs, native.Options{
-		Dockerfile: path, DockerfileText: text, Image: images.image, OpenLayer: images.layer(bases),
+		Dockerfile: in.path, DockerfileText: in.text, Image: images.image, OpenLayer: images.layer(bases),
 		Local: func(ctx context.Context, l dockerfile.Local) (*filetree.Tree, error) {
-			c := bctx
-			if n := named[l.Name]; n != nil {
+			c := in.context
+			if n := in.named[l.Name]; n != nil {
 				c = n
 			}
 			return c.Tree(ctx, buildcontext.Filter{Include: l.Include, Exclude: l.Exclude, Follow: l.Follow})
 		},
 		Toolchain: goTool.Root, CheckToolchain: gotool.CheckVersion, Runner: runner, Client: http.DefaultClient, Store: kept.Blobs(), Memo: kept.Memo(), Event: event,
-		WorkDir: filepath.Join(kept.Work(), work), Scratch: scratch, LayerDir: kept.Layers(),
+		WorkDir: filepath.Join(kept.Work(), work), Scratch: in.scratch, LayerDir: kept.Layers(),
 		PackageDir: kept.Packages(), Use: kept.Use, Mirror: mirror,
 		ModCache: modules, BuildCache: builds, GoEnv: goTool.Network(), Proxy: goTool.Proxies(),
-		BuildPlatform: platform.Local(), Secrets: secrets, Compression: out.plan.Compression,
-		LayerTime: out.plan.LayerTime, Now: clock, GoVersion: d.goVersion, OverrideArch: d.override, Offline: d.network == "none",
+		BuildPlatform: platform.Local(), Secrets: in.secrets, Compression: in.plan.Compression,
+		LayerTime: in.plan.LayerTime, Now: in.clock, GoVersion: d.goVersion, OverrideArch: d.override, Offline: d.network == "none",
 	})
-	out.close = func() {
-		_ = out.build.Close()
-		_ = os.RemoveAll(scratch)
-	}
 	return out, nil
 }
 
@@ -394,12 +413,12 @@ func (a *app) contexts(ctx context.Context, given []string, scratch string) (map
 			refused.Add(&refusal.Error{Code: "PA502", Kind: refusal.Usage, Place: "--build-context " + text, Summary: "it is written NAME=DIR or NAME=docker-image://REFERENCE", Fix: []string{"--build-context extra=../extra"}})
 			continue
 		}
-		if strings.HasPrefix(value, "docker-image://") {
-			values[name] = value
+		if layout, ok := strings.CutPrefix(value, "oci-layout://"); ok {
+			values[name] = "oci-layout://" + a.absolute(layout)
 			continue
 		}
-		if strings.HasPrefix(value, "oci-layout://") || strings.HasPrefix(value, "target:") {
-			refused.Add(&refusal.Error{Code: "PA502", Kind: refusal.Usage, Place: "--build-context " + text, Summary: "this kind of context isn't supported", Fix: []string{"--build-context " + name + "=docker-image://REFERENCE"}})
+		if strings.HasPrefix(value, "docker-image://") || strings.HasPrefix(value, "target:") {
+			values[name] = value
 			continue
 		}
 		c, err := buildcontext.Open(ctx, buildcontext.Options{Where: a.absolute(value), Stdin: a.Stdin, Scratch: filepath.Join(scratch, "context-"+name)})

@@ -49,18 +49,29 @@ func (a *app) plan(cmd *cobra.Command, b *buildFlags, targets []string) error {
 		return err
 	}
 	bases := base.New(base.Options{Store: kept.Blobs(), Open: a.openReference, Compression: layer.Compression(b.req.Compression), Progress: event})
-	d, err := a.prepareDockerfile(ctx, b, targets, event, bases)
+	e, err := a.openEngine(ctx, b, targets, event, bases, false)
 	if err != nil {
 		return err
 	}
-	defer d.close()
-	description, err := d.build.Describe(ctx)
+	defer e.close()
+	var out strings.Builder
+	fmt.Fprintf(&out, "platforms  %s\n", platform.Names(e.in.plan.Platforms))
+	if e.kit != nil {
+		a.screen.Clear()
+		fmt.Fprintf(&out, "engine     buildkit")
+		if e.why != "" {
+			fmt.Fprintf(&out, "  (%s)", e.why)
+		}
+		fmt.Fprintln(&out)
+		describeNodes(&out, e.nodes, e.in.plan)
+		_, err := fmt.Fprint(a.Stdout, out.String())
+		return err
+	}
+	description, err := e.native.build.Describe(ctx)
 	if err != nil {
 		return err
 	}
 	a.screen.Clear()
-	var out strings.Builder
-	fmt.Fprintf(&out, "platforms  %s\n", platform.Names(d.plan.Platforms))
 	for _, line := range description.Bases {
 		fmt.Fprintf(&out, "base       %s\n", line)
 	}

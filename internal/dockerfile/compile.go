@@ -55,6 +55,9 @@ type Options struct {
 	Ignore func(ctx context.Context, local string) ([]byte, error)
 }
 
+// ErrFrontEnd is in the refusal of a Dockerfile that asks for another front end.
+var ErrFrontEnd = errors.New("another front end")
+
 // maxDockerfile bounds what is read of a Dockerfile, in bytes.
 const maxDockerfile = 1 << 20
 
@@ -174,7 +177,7 @@ func checkSyntaxLine(o Options) error {
 	}
 	return &refusal.Error{Code: "PA106", Place: fmt.Sprintf("%s:%d", o.Name, line),
 		Summary: fmt.Sprintf("the Dockerfile is to be read by another front end, %s, which is a program of its own", ref),
-		Fix:     []string{"# syntax=docker/dockerfile:1"}}
+		Fix:     []string{"# syntax=docker/dockerfile:1", "--engine buildkit"}, Err: ErrFrontEnd}
 }
 
 // decode turns BuildKit's definition into plain operations.

@@ -283,7 +283,7 @@ func packageNames(name string, args []string) []string {
 }
 
 // otherEngine is what to do with what can't be done here.
-const otherEngine = "docker buildx build, for this Dockerfile"
+const otherEngine = "--engine buildkit"
 
 // refuse makes a refusal.
 func (b *Build) refuse(code, place, p, summary string, fix ...string) *refusal.Error {

@@ -52,8 +52,15 @@ type Options struct {
 	DryRun bool
 }
 
-// Built is an image that another builder than Go's made.
+// Built is an image that another builder than Go's made: its parts, or all of it.
 type Built struct {
+	// Image is complete, with manifest and config in the cache, unless its manifest
+	// has no digest. Then it is assembled of what follows.
+	Image image.Image
+	// Attestations are manifests about a complete image, which stand beside it in the
+	// index, also in the cache.
+	Attestations []image.Image
+
 	Layers    []image.Layer
 	Base      int // how many of the layers, from the first, are the base's
 	RawConfig []byte
@@ -87,8 +94,9 @@ type PlatformOutcome struct {
 	Cached   bool  // the programs were those of an earlier run
 	Added    int64 // compressed bytes of the layers that this run added
 
-	base   int
-	places map[string]string // what brought a layer, by its digest
+	base         int
+	places       map[string]string // what brought a layer, by its digest
+	attestations []image.Image
 }
 
 // Pushed is one repository that has the image now.
@@ -290,7 +298,12 @@ func (r *run) buildOther(ctx context.Context, p platform.Platform, done func(i i
 	}
 	target := r.plan.Images[0]
 	created := r.plan.LayerTime
-	b := PlatformOutcome{Compile: time.Since(begin), Added: built.Added, places: built.Places, base: built.Base}
+	b := PlatformOutcome{Compile: time.Since(begin), Added: built.Added, places: built.Places, base: built.Base, attestations: built.Attestations}
+	if built.Image.Manifest.Digest != "" {
+		b.Image = built.Image
+		done(0, b)
+		return nil
+	}
 	b.Image, err = image.Assemble(r.cache, image.Recipe{
 		Platform: p, Config: ocispec.Image{Created: &created}, RawConfig: built.RawConfig, History: built.History,
 		Layers: built.Layers, Annotations: target.Annotations, MediaTypes: r.plan.MediaTypes,
@@ -399,19 +412,15 @@ func (r *run) history(l image.Layer, what string) image.Layer {
 // finish proves one image on all its platforms and writes its index.
 func (r *run) finish(ctx context.Context, target plan.Image, results []PlatformOutcome) (ImageOutcome, error) {
 	o := ImageOutcome{Name: target.Name, Packages: target.Packages}
-	var images []image.Image
-	for _, b := range results {
-		images = append(images, b.Image)
-		o.Platforms = append(o.Platforms, b)
-	}
+	o.Platforms = results
 	annotations := target.Annotations
 	if target.IndexAnnotations != nil {
 		annotations = target.IndexAnnotations
 	}
 	var err error
-	if r.plan.NoIndex {
-		o.Index = images[0].Manifest
-	} else if o.Index, err = image.WriteIndex(r.cache, images, annotations, r.plan.MediaTypes); err != nil {
+	if r.plan.NoIndex && len(o.all()) == 1 {
+		o.Index = results[0].Image.Manifest
+	} else if o.Index, err = image.WriteIndex(r.cache, o.all(), annotations, r.plan.MediaTypes); err != nil {
 		return o, err
 	}
 	end := r.Event.Start(r.label(target), "", progress.Verify, "")
@@ -424,8 +433,18 @@ func (r *run) finish(ctx context.Context, target plan.Image, results []PlatformO
 		end(progress.Failed, "")
 		return o, err
 	}
-	end(progress.Done, count(len(images), "platform"))
+	end(progress.Done, count(len(results), "platform"))
 	return o, nil
+}
+
+// all are the images of the index in their order, attestations last.
+func (o ImageOutcome) all() []image.Image {
+	var images, attestations []image.Image
+	for _, p := range o.Platforms {
+		images = append(images, p.Image)
+		attestations = append(attestations, p.attestations...)
+	}
+	return append(images, attestations...)
 }
 
 // prove compares index, configs and binaries. What this run added has been
@@ -614,10 +633,7 @@ func causeOf(ctx context.Context, err error) error {
 }
 
 func (r *run) upload(ctx context.Context, session *publish.Session, o *ImageOutcome) error {
-	var images []image.Image
-	for _, p := range o.Platforms {
-		images = append(images, p.Image)
-	}
+	images := o.all()
 	there, err := session.Has(ctx, o.Index, images)
 	if err != nil {
 		return err
@@ -651,10 +667,7 @@ func (r *run) upload(ctx context.Context, session *publish.Session, o *ImageOutc
 
 // write puts an image to the places on this machine that were asked for.
 func (r *run) write(ctx context.Context, target plan.Image, o *ImageOutcome) error {
-	multi := image.Multi{Index: o.Index, Store: r.cache, Open: blobs{r}.Open}
-	for _, p := range o.Platforms {
-		multi.Images = append(multi.Images, p.Image)
-	}
+	multi := image.Multi{Index: o.Index, Images: o.all(), Store: r.cache, Open: blobs{r}.Open}
 	tags, full := target.LocalTags()
 	for _, out := range r.plan.Outputs {
 		w := Written{Kind: out.Kind, Path: out.Path, Tags: tags}
@@ -673,6 +686,7 @@ func (r *run) write(ctx context.Context, target plan.Image, o *ImageOutcome) err
 		case plan.ToArchive:
 			err = multi.WriteArchive(ctx, w.Path, tags)
 		case plan.ToDockerArchive:
+			multi.Images = multi.Images[:len(o.Platforms)] // it has no room for attestations
 			err = multi.WriteDockerArchive(ctx, w.Path, full)
 		}
 		if err != nil {

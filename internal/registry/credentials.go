@@ -177,6 +177,14 @@ func (k *keychain) find(ctx context.Context, host, path string) credential {
 	return c
 }
 
+// Credentials gives what is known about this process's account on a host, for other
+// programs that pull in its name: user and password, or an identity token alone.
+// All are empty where nothing is known.
+func (c *Client) Credentials(ctx context.Context, host string) (user, password, token string) {
+	found := c.keychain.find(ctx, serverName(host), "").auth
+	return found.Username, found.Password, found.IdentityToken
+}
+
 func (k *keychain) lookup(ctx context.Context, host, path string) credential {
 	env := func(user, password, place string) credential {
 		return credential{auth: authn.AuthConfig{Username: user, Password: password}, place: place}

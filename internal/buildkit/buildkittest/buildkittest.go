@@ -1,0 +1,107 @@
+//go:build linux
+
+// Package buildkittest starts BuildKit daemons for tests.
+package buildkittest
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// Daemon is a buildkitd of a test's own.
+type Daemon struct {
+	Address string
+	cmd     *exec.Cmd
+	ended   chan struct{}
+}
+
+// Start starts a daemon that may use the registries at the given addresses without TLS.
+// The test is skipped, with the reason, where there can't be one: it takes buildkitd and
+// runc or crun on PATH, and root.
+func Start(t testing.TB, registries ...string) *Daemon {
+	t.Helper()
+	program, err := exec.LookPath("buildkitd")
+	if err != nil {
+		t.Skip("buildkitd isn't installed")
+	}
+	if os.Getuid() != 0 {
+		t.Skip("buildkitd needs root here")
+	}
+	runtime, err := exec.LookPath("runc")
+	if err != nil {
+		if runtime, err = exec.LookPath("crun"); err != nil {
+			t.Skip("neither runc nor crun is installed")
+		}
+	}
+	// The path of a socket has room for 107 bytes; names of tests are longer.
+	dir, err := os.MkdirTemp("", "buildkitd-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	socket := filepath.Join(dir, "sock")
+	var conf strings.Builder
+	fmt.Fprintf(&conf, "root = %q\ninsecure-entitlements = [\"network.host\", \"security.insecure\"]\n[grpc]\n  address = [%q]\n[worker.oci]\n  snapshotter = \"native\"\n  networkMode = \"host\"\n  binary = %q\n[worker.containerd]\n  enabled = false\n", filepath.Join(dir, "root"), "unix://"+socket, runtime)
+	for _, r := range registries {
+		fmt.Fprintf(&conf, "[registry.%q]\n  http = true\n", r)
+	}
+	file := filepath.Join(dir, "buildkitd.toml")
+	if err := os.WriteFile(file, []byte(conf.String()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	log, err := os.Create(filepath.Join(dir, "log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(program, "--config", file)
+	cmd.Env = append(os.Environ(), "HOME="+dir)
+	cmd.Stdout, cmd.Stderr = log, log
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	d := &Daemon{Address: "unix://" + socket, cmd: cmd, ended: make(chan struct{})}
+	go func() { _ = cmd.Wait(); _ = log.Close(); close(d.ended) }()
+	t.Cleanup(d.stop)
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(100 * time.Millisecond) {
+		if conn, err := net.Dial("unix", socket); err == nil {
+			_ = conn.Close()
+			return d
+		}
+		select {
+		case <-d.ended:
+		default:
+			if time.Now().Before(deadline) {
+				continue
+			}
+		}
+		text, _ := os.ReadFile(log.Name())
+		t.Skipf("buildkitd doesn't start here: %s", lastLine(string(text)))
+	}
+}
+
+// Kill ends the daemon at once, as if its machine were gone.
+func (d *Daemon) Kill() {
+	_ = d.cmd.Process.Kill()
+	<-d.ended
+}
+
+func (d *Daemon) stop() {
+	_ = d.cmd.Process.Signal(syscall.SIGTERM)
+	select {
+	case <-d.ended:
+	case <-time.After(20 * time.Second):
+		d.Kill()
+	}
+}
+
+func lastLine(text string) string {
+	lines := strings.Split(strings.TrimSpace(text), "\n")
+	return lines[len(lines)-1]
+}
