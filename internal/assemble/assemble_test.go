@@ -2,10 +2,13 @@ package assemble_test
 
 import (
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -499,4 +502,22 @@ func TestRefusedSources(t *testing.T) {
 	}
 	_, err := assemble.Edit(read(t, repo, "extra"))
 	wantCode(t, err, "PA429")
+}
+
+// clientWith is a client that has credentials for a host.
+func clientWith(t *testing.T, host, user, password string) *registry.Client {
+	t.Helper()
+	home := t.TempDir()
+	auth := base64.StdEncoding.EncodeToString([]byte(user + ":" + password))
+	if err := os.WriteFile(filepath.Join(home, "config.json"), []byte(`{"auths":{"`+host+`":{"auth":"`+auth+`"}}}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c, err := registry.New(registry.Options{
+		ConfigDir: home, Getenv: func(key string) string { return map[string]string{"HOME": home}[key] },
+		Sleep: func(ctx context.Context, _ time.Duration) error { return ctx.Err() },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
 }

@@ -1,11 +1,14 @@
 package assemble
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"slices"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -40,8 +43,13 @@ type Request struct {
 	Base digest.Digest
 	// Guard refuses to move a tag that somebody else has moved since it was read.
 	Guard bool
-	// Retry goes on from what somebody else has put there; it implies Guard.
+	// Retry goes on when somebody else has moved a tag; it implies Guard. Platforms
+	// that a tag has and the draft hasn't are taken over then, unless they are known
+	// to be of another revision.
 	Retry bool
+	// AllowFewer lets a guarded tag lose platforms that it has; else that is a refusal
+	// with code PA430.
+	AllowFewer bool
 
 	Destinations []Destination
 	Latest       publish.LatestPolicy
@@ -76,18 +84,17 @@ type Pushed struct {
 }
 
 // maxAttempts bounds how often a request starts again.
-const maxAttempts = 10
+const maxAttempts = 20
 
 // Publish makes an index, proves it, lets every destination have what it names,
 // and then moves the tags: all of them, or none. Findings of [prove.Error] are a
-// refusal, before anything is sent. Nothing but the index and its parts is
-// written in a dry run: nothing at all.
+// refusal, before anything is sent. A dry run writes nothing.
 func Publish(ctx context.Context, r Request) (*Outcome, error) {
 	r.Guard = r.Guard || r.Retry
 	if r.Depth == "" {
 		r.Depth = prove.DepthConfig
 	}
-	p := &publication{Request: r, expect: map[string]map[string]digest.Digest{}, mine: map[digest.Digest]bool{}, before: map[digest.Digest]bool{}}
+	p := &publication{Request: r}
 	for attempt := 1; ; attempt++ {
 		o, err := p.once(ctx)
 		if err == nil {
@@ -95,35 +102,49 @@ func Publish(ctx context.Context, r Request) (*Outcome, error) {
 			return o, nil
 		}
 		changed, ok := errors.AsType[*publish.Changed](err)
-		if !ok || !r.Retry || attempt == maxAttempts || changed.Race && changed.Other.Digest == "" || ctx.Err() != nil {
+		if !ok || !r.Retry || attempt == maxAttempts || ctx.Err() != nil {
 			return nil, err
+		}
+		if changed.Race {
+			if err := pause(ctx, attempt); err != nil {
+				return nil, err
+			}
 		}
 		r.Event.Note("", "", progress.Tag, fmt.Sprintf("%s:%s was moved by somebody else; once more", changed.Repository, changed.Tag))
-		if err := p.learn(ctx, changed); err != nil {
-			return nil, err
+		if changed.Replaced {
+			if err := p.replaced(ctx, changed); err != nil {
+				return nil, err
+			}
 		}
+	}
+}
+
+// pause lets another merge come to its end; both wait for different times.
+func pause(ctx context.Context, attempt int) error {
+	wait := time.Duration(rand.Int64N(int64(20*time.Millisecond) << min(attempt, 7)))
+	select {
+	case <-time.After(wait):
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
 	}
 }
 
 // publication is a request over its attempts.
 type publication struct {
 	Request
-	expect map[string]map[string]digest.Digest // repository → tag → what it named
-	before map[digest.Digest]bool              // entries of what tags named at first
-	mine   map[digest.Digest]bool              // indexes that this request has made
+	expect map[string]map[string]digest.Digest // repository → tag → what it names
 	extra  []Entry                             // of others, to be taken over
 }
 
-// base reads what the tags name, before anything else is done.
-func (p *publication) base(ctx context.Context) (*Item, error) {
-	var base *Item
+// begin reads what the tags name, before anything else is done.
+func (p *publication) begin(ctx context.Context) (base *Item, err error) {
 	if p.Edits {
 		d := p.Destinations[0]
 		name := p.Base.String()
 		if name == "" {
 			name = d.Tags[0]
 		}
-		var err error
 		if base, err = p.Reader.Read(ctx, d.Place, name); err != nil {
 			return nil, err
 		}
@@ -131,120 +152,163 @@ func (p *publication) base(ctx context.Context) (*Item, error) {
 	if !p.Guard {
 		return base, nil
 	}
+	p.expect = map[string]map[string]digest.Digest{}
 	for i, d := range p.Destinations {
-		known := p.expect[d.Repo.Name()]
-		first := known == nil
-		if first {
-			known = map[string]digest.Digest{}
-			p.expect[d.Repo.Name()] = known
-		}
+		known := map[string]digest.Digest{}
+		p.expect[d.Repo.Name()] = known
 		for j, tag := range d.Tags {
-			if !first {
-				continue
-			}
-			if base != nil && i == 0 && j == 0 && p.Base == "" {
-				p.note(base.Descriptor, base.Data)
+			if base != nil && p.Base == "" && i+j == 0 {
 				known[tag] = base.Descriptor.Digest
 				continue
 			}
-			was, data, err := publish.Read(ctx, d.Repo, tag)
-			switch {
-			case errors.Is(err, store.ErrNotFound):
-				known[tag] = ""
-			case err != nil:
+			was, _, err := publish.Read(ctx, d.Repo, tag)
+			if err != nil && !errors.Is(err, store.ErrNotFound) {
 				return nil, err
-			default:
-				p.note(was, data)
-				known[tag] = was.Digest
 			}
+			known[tag] = was.Digest
 		}
 	}
 	return base, nil
 }
 
-// note remembers the entries that a tag had at first.
-func (p *publication) note(d ocispec.Descriptor, data []byte) {
-	p.before[d.Digest] = true
-	for _, m := range manifestsOf(data) {
-		p.before[m.Digest] = true
-	}
-}
-
-// manifestsOf lists the entries of an index, none of anything else.
-func manifestsOf(data []byte) []ocispec.Descriptor {
-	var index ocispec.Index
-	if json.Unmarshal(data, &index) != nil {
-		return nil
-	}
-	return index.Manifests
-}
-
-// learn reads what others have put under tags meanwhile: that is to be taken over
-// into the next attempt.
-func (p *publication) learn(ctx context.Context, changed *publish.Changed) error {
-	take := func(item *Item) {
-		for _, e := range entriesOf(item) {
-			if !p.before[e.Descriptor.Digest] {
-				p.extra = append(p.extra, e)
-			}
+// replaced takes over what the index of another merge had, which mine may have
+// replaced.
+func (p *publication) replaced(ctx context.Context, changed *publish.Changed) error {
+	for _, d := range p.Destinations {
+		if changed.Repository != d.Repo.Name() {
+			continue
 		}
-	}
-	for i, d := range p.Destinations {
-		if changed.Race && changed.Repository == d.Repo.Name() {
-			item, err := p.Reader.Read(ctx, d.Place, changed.Other.Digest.String())
-			if err != nil {
-				return err
-			}
-			take(item)
+		item, err := p.Reader.Read(ctx, d.Place, changed.Other.Digest.String())
+		if err != nil {
+			return err
 		}
-		for j, tag := range d.Tags {
-			item, err := p.Reader.Read(ctx, d.Place, tag)
-			switch {
-			case errors.Is(err, store.ErrNotFound):
-				p.expect[d.Repo.Name()][tag] = ""
-				continue
-			case err != nil:
-				return err
-			}
-			now := item.Descriptor.Digest
-			if now != p.expect[d.Repo.Name()][tag] && !p.mine[now] && (!p.Edits || i+j > 0) {
-				take(item) // the first tag is what an edit begins with anyway
-			}
-			p.expect[d.Repo.Name()][tag] = now
-		}
+		p.extra = append(p.extra, entriesOf(item)...)
 	}
 	return nil
 }
 
-func (p *publication) once(ctx context.Context) (*Outcome, error) {
-	base, err := p.base(ctx)
-	if err != nil {
-		return nil, err
+// keep takes over what tags have and the index hasn't, or refuses to lose it. again
+// says that the index has to be made once more.
+func (p *publication) keep(ctx context.Context, draft *Draft, pushed []Pushed) (again bool, err error) {
+	if !p.Guard || p.Edits || p.AllowFewer {
+		return false, nil
 	}
-	draft, err := p.Make(ctx, base)
-	if err != nil {
-		return nil, err
-	}
-	for _, e := range p.extra {
-		if err := draft.add(Options{}, e); err != nil {
-			return nil, err
+	var refused refusal.Collect
+	for i, d := range p.Destinations {
+		for _, m := range pushed[i].Moves {
+			lost := pushed[i].Lost[m.Tag]
+			if len(lost) == 0 {
+				continue
+			}
+			if p.Retry {
+				took, err := p.takeOver(ctx, draft, d, m.Old)
+				if err != nil {
+					return false, err
+				}
+				if took {
+					again = true
+					continue
+				}
+			}
+			refused.Add(&refusal.Error{
+				Code: "PA430", Platform: platform.Names(lost), Place: d.Repo.Name() + ":" + m.Tag, Summary: "the tag would lose what it is there for now",
+				Seen: []string{"it names " + m.Old.String()}, Fix: []string{"--retry, to keep images of the same revision", "--allow-fewer"},
+			})
 		}
 	}
-	if len(p.extra) > 0 && !p.Edits {
-		draft.Sort()
+	return again, refused.Err()
+}
+
+// takeOver takes the images of an index that the draft has no image for, if all of
+// them may be of the draft's revision.
+func (p *publication) takeOver(ctx context.Context, draft *Draft, d Destination, old digest.Digest) (bool, error) {
+	item, err := p.Reader.Read(ctx, d.Place, old.String())
+	if err != nil {
+		return false, err
 	}
-	o := &Outcome{Draft: draft}
-	if o.Descriptor, o.Data, err = draft.Encode(); err != nil {
+	revisions := map[string]bool{}
+	for _, e := range draft.Entries {
+		if r := e.Item.Revision(); r != "" {
+			revisions[r] = true
+		}
+	}
+	var more []Entry
+	for _, e := range entriesOf(item) {
+		if e.Item.Missing != nil || e.runs() && len(revisions) > 0 && e.Item.Revision() != "" && !revisions[e.Item.Revision()] {
+			return false, nil
+		}
+		if !draft.has(e) {
+			more = append(more, e)
+		}
+	}
+	p.extra = append(p.extra, more...)
+	return len(more) > 0, nil
+}
+
+// Revision is that of the sources of an image, as its annotations or labels say;
+// empty if they don't.
+func (i *Item) Revision() string {
+	return cmp.Or(i.Manifest.Annotations[ocispec.AnnotationRevision], i.Image.Config.Labels[ocispec.AnnotationRevision])
+}
+
+// has reports whether a draft has an entry, or another one for its platform.
+func (d *Draft) has(e Entry) bool {
+	return slices.ContainsFunc(d.Entries, func(other Entry) bool {
+		return other.Descriptor.Digest == e.Descriptor.Digest || e.runs() && other.runs() && samePlatform(e, other)
+	})
+}
+
+func (p *publication) once(ctx context.Context) (*Outcome, error) {
+	base, err := p.begin(ctx)
+	if err != nil {
 		return nil, err
 	}
-	p.mine[o.Descriptor.Digest] = true
-	if o.Report, err = p.prove(ctx, draft); err != nil {
-		return nil, err
+	for {
+		draft, err := p.Make(ctx, base)
+		if err != nil {
+			return nil, err
+		}
+		for _, e := range p.extra {
+			if about := e.Item.Subject(); !draft.has(e) && (about == "" || draft.has(Entry{Descriptor: ocispec.Descriptor{Digest: digest.Digest(about)}, Item: e.Item})) {
+				draft.Entries = append(draft.Entries, e)
+			}
+		}
+		if len(p.extra) > 0 && !p.Edits {
+			draft.Sort()
+		}
+		o := &Outcome{Draft: draft}
+		if o.Descriptor, o.Data, err = draft.Encode(); err != nil {
+			return nil, err
+		}
+		if o.Report, err = p.prove(ctx, draft); err != nil {
+			return nil, err
+		}
+		plans, err := p.plan(ctx, o)
+		if err != nil {
+			return nil, err
+		}
+		again, err := p.keep(ctx, draft, o.Pushed)
+		if err != nil {
+			return nil, err
+		}
+		if again {
+			continue
+		}
+		if p.DryRun {
+			return o, nil
+		}
+		if err := p.send(ctx, o); err != nil {
+			return nil, err
+		}
+		return o, publish.MoveAll(ctx, p.Event, plans...)
 	}
-	if err := p.send(ctx, o); err != nil {
-		return nil, err
-	}
+}
+
+// plan reads what the tags name now. A tag that doesn't name what it did at the
+// beginning won't move.
+func (p *publication) plan(ctx context.Context, o *Outcome) ([]*publish.Retag, error) {
 	var plans []*publish.Retag
+	o.Pushed = make([]Pushed, len(p.Destinations))
 	for i, d := range p.Destinations {
 		plan, err := publish.PlanRetag(ctx, d.Repo, d.Tags, o.Descriptor, o.Data, p.Latest)
 		if err != nil {
@@ -252,15 +316,16 @@ func (p *publication) once(ctx context.Context) (*Outcome, error) {
 		}
 		if p.Guard {
 			plan.Expect = p.expect[d.Repo.Name()]
+			for _, m := range plan.Moves {
+				if want := plan.Expect[m.Tag]; m.Old != want && !m.Unchanged() {
+					return nil, &publish.Changed{Repository: d.Repo.Name(), Tag: m.Tag, Was: want, Now: m.Old}
+				}
+			}
 		}
 		plans = append(plans, plan)
-		o.Pushed[i].Moves = plan.Moves
-		o.Pushed[i].Lost = lost(plan, o.Report)
+		o.Pushed[i] = Pushed{Repository: d.Repo.Name(), Moves: plan.Moves, Lost: lost(plan, o.Report)}
 	}
-	if p.DryRun {
-		return o, nil
-	}
-	return o, publish.MoveAll(ctx, p.Event, plans...)
+	return plans, nil
 }
 
 // lost are the platforms that tags were for before and aren't any more.
@@ -377,16 +442,11 @@ func (d *Draft) refuse(f prove.Finding) error {
 // send lets every destination have what the index names, and the index itself
 // where no tag will name it.
 func (p *publication) send(ctx context.Context, o *Outcome) error {
-	o.Pushed = make([]Pushed, len(p.Destinations))
 	var items []*Item
 	for _, e := range o.Draft.Entries {
 		items = append(items, e.Item)
 	}
 	for i, d := range p.Destinations {
-		o.Pushed[i].Repository = d.Repo.Name()
-		if p.DryRun {
-			continue
-		}
 		end := p.Event.Start("", "", progress.Push, d.Repo.Name())
 		stats, err := Send(ctx, d.Repo, p.Event, items...)
 		o.Pushed[i].Stats = stats
@@ -437,4 +497,13 @@ func codeOf(err error) string {
 		return e.Code
 	}
 	return ""
+}
+
+// manifestsOf lists the entries of an index, none of anything else.
+func manifestsOf(data []byte) []ocispec.Descriptor {
+	var index ocispec.Index
+	if json.Unmarshal(data, &index) != nil {
+		return nil
+	}
+	return index.Manifests
 }

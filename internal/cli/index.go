@@ -36,6 +36,7 @@ type indexFlags struct {
 	force        bool
 	dryRun       bool
 	retry        bool
+	fewer        bool
 }
 
 func (x *indexFlags) register(f *pflag.FlagSet, retry bool) {
@@ -46,7 +47,7 @@ func (x *indexFlags) register(f *pflag.FlagSet, retry bool) {
 	f.StringVar(&x.verify, "verify", "config", "what is proved before a tag moves: config|entrypoint|all")
 	f.StringVar(&x.latest, "latest", "newest", "when the tag latest moves beside a version: newest|always|never")
 	if retry {
-		f.BoolVar(&x.retry, "retry", false, "if somebody else moves a tag meanwhile, add what they have put there and go on")
+		f.BoolVar(&x.retry, "retry", false, "if somebody else moves a tag meanwhile, go on, and keep platforms that they have put there")
 	}
 	f.BoolVar(&x.force, "force", false, "publish an index that contradicts an image; a warning, which --metadata-file records")
 	f.StringVar(&x.metadataFile, "metadata-file", "", "write what was made to this `FILE`, as JSON")
@@ -55,7 +56,7 @@ func (x *indexFlags) register(f *pflag.FlagSet, retry bool) {
 
 // request checks the flags.
 func (x *indexFlags) request(a *app, p *places) (assemble.Request, error) {
-	r := assemble.Request{Reader: assemble.NewReader(), Force: x.force, DryRun: x.dryRun, Retry: x.retry}
+	r := assemble.Request{Reader: assemble.NewReader(), Force: x.force, DryRun: x.dryRun, Retry: x.retry, AllowFewer: x.fewer}
 	p.dry = x.dryRun
 	var refused refusal.Collect
 	var err error
@@ -125,7 +126,8 @@ BuildKit come along with the image that they are about.
 
 With --from the images are those of metadata files that builds on several machines
 have written. A tag that somebody else moves between the beginning and the end is
-then an error, or with --retry the beginning of another attempt.
+then an error, as is one that would lose a platform. With --retry it is another
+attempt, in which platforms that the tag has of the same revision are kept.
 
 Standard output is one line per repository: repository@digest.`,
 		Example: `  anyarch index create ghcr.io/team/app:1.0-amd64 ghcr.io/team/app:1.0-arm64 -t ghcr.io/team/app:1.0 -t latest
@@ -201,6 +203,7 @@ Standard output is one line per repository: repository@digest.`,
 	}
 	f := cmd.Flags()
 	x.register(f, true)
+	f.BoolVar(&x.fewer, "allow-fewer", false, "with --from or --retry, let a tag lose platforms that it has")
 	f.StringArrayVar(&from, "from", nil, "metadata `FILES` of builds on other machines, a glob (repeatable)")
 	f.StringArrayVarP(&platforms, "platform", "p", nil, "take only these platforms of indexes: `LIST`")
 	f.StringVar(&nested, "nested", "flatten", "an index among the images: flatten|keep")

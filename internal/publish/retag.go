@@ -40,10 +40,6 @@ type document struct {
 	data []byte
 }
 
-// MarkerSuffix makes of a guarded tag the tag under which its next index is put
-// before it moves.
-const MarkerSuffix = "--anyarch-merge"
-
 // manifestReader reads what a tag names in one request.
 type manifestReader interface {
 	Manifest(ctx context.Context, tagOrDigest string) (ocispec.Descriptor, []byte, error)
@@ -121,11 +117,11 @@ type Changed struct {
 	Repository, Tag string
 	Was             digest.Digest // when it was read, empty if it wasn't there
 	Now             digest.Digest // empty if it isn't there any more
-	// Race says that another one was under way at the same time. Then Other is the
-	// index that it was about to put there, which may have been replaced unseen; its
-	// digest is empty if it isn't known.
-	Race  bool
-	Other ocispec.Descriptor
+	// Race says that another one was under way at the same time. Nothing is lost
+	// unless Replaced is set: then Other is the index that it was about to put there
+	// and that may have been replaced.
+	Race, Replaced bool
+	Other          ocispec.Descriptor
 }
 
 // Error says which tag.
@@ -148,7 +144,10 @@ func (c *Changed) Unwrap() error {
 	}
 	if c.Race {
 		e.Summary = "somebody else was moving the tag at the same time"
-		e.Seen = []string{"it was to name " + c.Was.String(), "somebody else was about to let it name " + name(c.Other.Digest)}
+		e.Seen = nil
+		if c.Replaced {
+			e.Seen = []string{"somebody else was about to let it name " + name(c.Other.Digest) + ", which may have been replaced"}
+		}
 	}
 	return e
 }
@@ -157,13 +156,8 @@ func (c *Changed) Unwrap() error {
 // can't be moved, or ctx ends, those that were moved are put back; what can't be
 // put back is said in the error.
 //
-// Registries have no compare-and-swap. A guarded tag is moved in four steps, which
-// work wherever reads see the last write: (1) the new index is put under a marker,
-// the tag with [MarkerSuffix]; (2) the tag is read, and must name what is expected;
-// (3) it is moved; (4) marker and tag are read again. Whoever has begun since
-// step 1 has written the marker, and whoever had begun before reads mine: of two
-// writers that overlap at least one sees the other and fails. Whoever is alone
-// removes the marker; on registries that can't it stays, as a second name.
+// A tag in Expect is moved as guard.go says: a merge that overlaps with another one
+// fails, or sees what the other has made.
 func MoveAll(ctx context.Context, event progress.Sink, all ...*Retag) error {
 	type step struct {
 		r *Retag
@@ -235,12 +229,12 @@ func (r *Retag) move(ctx context.Context, m Move) error {
 	} else if err := r.Repo.PushManifest(ctx, m.Tag, r.Target, r.Data); err != nil {
 		return err
 	}
-	return r.check(ctx, m.Tag, m)
+	return r.check(ctx, m.Tag)
 }
 
 // check reads a tag back.
-func (r *Retag) check(ctx context.Context, name string, m Move) error {
-	d, data, err := Read(ctx, r.Repo, name)
+func (r *Retag) check(ctx context.Context, tag string) error {
+	d, data, err := Read(ctx, r.Repo, tag)
 	if errors.Is(err, store.ErrNotFound) {
 		d, err = ocispec.Descriptor{}, nil
 	}
@@ -248,56 +242,12 @@ func (r *Retag) check(ctx context.Context, name string, m Move) error {
 		return err
 	}
 	if d.Digest != r.Target.Digest {
-		c := &Changed{Repository: r.Repo.Name(), Tag: m.Tag, Was: r.Target.Digest, Now: d.Digest}
-		if name != m.Tag {
-			c.Race, c.Now, c.Other = true, "", d
-		}
-		return c
+		return &Changed{Repository: r.Repo.Name(), Tag: tag, Was: r.Target.Digest, Now: d.Digest}
 	}
 	if !bytes.Equal(data, r.Data) {
-		return &refusal.Error{Code: "PA412", Place: r.Repo.Name() + ":" + name, Summary: "the registry gave back something else than was pushed"}
+		return &refusal.Error{Code: "PA412", Place: r.Repo.Name() + ":" + tag, Summary: "the registry gave back something else than was pushed"}
 	}
 	return nil
-}
-
-// moveGuarded moves a tag unless somebody else does. moved says whether the tag
-// may name the target now and should be put back if the whole fails.
-func (r *Retag) moveGuarded(ctx context.Context, m Move) (moved bool, err error) {
-	marker := m.Tag + MarkerSuffix
-	if len(marker) > 128 {
-		marker = fmt.Sprintf("%s-%s", MarkerSuffix[2:], digest.FromString(m.Tag).Encoded()[:16])
-	}
-	if err := r.Repo.PushManifest(ctx, marker, r.Target, r.Data); err != nil {
-		return false, err
-	}
-	want := r.Expect[m.Tag]
-	now, data, err := Read(ctx, r.Repo, m.Tag)
-	switch {
-	case errors.Is(err, store.ErrNotFound):
-		now = ocispec.Descriptor{}
-	case err != nil:
-		return false, err
-	}
-	if now.Digest != want && now.Digest != r.Target.Digest {
-		return false, &Changed{Repository: r.Repo.Name(), Tag: m.Tag, Was: want, Now: now.Digest}
-	}
-	if now.Digest != "" {
-		r.old[m.Tag] = document{now, data}
-	}
-	if now.Digest != r.Target.Digest {
-		if err := r.move(ctx, m); err != nil {
-			return true, err
-		}
-	}
-	for _, name := range []string{marker, m.Tag} {
-		if err := r.check(ctx, name, m); err != nil {
-			// The other one decides what becomes of the tag.
-			var changed *Changed
-			return !errors.As(err, &changed), err
-		}
-	}
-	_ = r.Repo.DeleteTag(ctx, marker) // not every registry can
-	return true, nil
 }
 
 // Expected is what the tags of a plan named when they were read, to be guarded.
