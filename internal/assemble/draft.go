@@ -108,6 +108,9 @@ func (d *Draft) Add(o Options, items ...*Item) error {
 	return refused.Err()
 }
 
+// AddEntry appends an entry that says something else of an item than the item does.
+func (d *Draft) AddEntry(o Options, e Entry) error { return d.add(o, e) }
+
 // flatten lists the entries that an item brings.
 func flatten(o Options, item *Item) ([]Entry, error) {
 	if item.Kind != KindIndex || o.Keep {

@@ -59,9 +59,11 @@ type Request struct {
 	Cache        prove.Cache
 	// Force publishes an index that isn't true; what is wrong with it becomes a
 	// warning.
-	Force  bool
-	DryRun bool
-	Event  progress.Sink
+	Force bool
+	// Forgive, if set, makes a warning of single findings.
+	Forgive func(prove.Finding) bool
+	DryRun  bool
+	Event   progress.Sink
 }
 
 // Outcome is what became of a request.
@@ -362,6 +364,10 @@ func (p *publication) prove(ctx context.Context, draft *Draft) (*prove.Report, e
 	for i := range report.Findings {
 		f := &report.Findings[i]
 		if f.Severity != prove.Error {
+			continue
+		}
+		if p.Forgive != nil && p.Forgive(*f) {
+			f.Severity = prove.Warning
 			continue
 		}
 		if p.Force && f.Rule != prove.RuleRequired && f.Rule != prove.RuleMissing {

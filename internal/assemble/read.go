@@ -85,6 +85,23 @@ func (r *Reader) ReadDescriptor(ctx context.Context, p Place, d ocispec.Descript
 	return item, r.load(ctx, item, 1, &count)
 }
 
+// Kept makes an item of what was read earlier and kept: its manifest and, of an
+// image, its config. d is its entry as its own index or config has it.
+func Kept(p Place, d ocispec.Descriptor, manifest, config []byte) (*Item, error) {
+	item := &Item{Kind: kindOf(d), Descriptor: d, Place: p, Name: p.at(d.Digest.String()), Data: manifest, Config: config}
+	if err := json.Unmarshal(manifest, &item.Manifest); err != nil {
+		return nil, notAnImage(item.Name, err.Error())
+	}
+	if config == nil {
+		return item, nil
+	}
+	if err := json.Unmarshal(config, &item.Image); err != nil {
+		return nil, notAnImage(item.Name, "its config isn't one: "+err.Error())
+	}
+	item.Descriptor.Platform = item.ConfigPlatform()
+	return item, nil
+}
+
 func (r *Reader) key(p Place, d digest.Digest) string { return p.Name + "@" + d.String() }
 
 func (r *Reader) know(p Place, d digest.Digest, data []byte) {

@@ -79,6 +79,7 @@ type app struct {
 	color     string
 	quiet     bool
 	plainHTTP []string
+	insecure  bool // of docker manifest
 	trust     []string
 
 	screen *ui.Screen
@@ -315,7 +316,7 @@ func (a *app) registryClient() (*registry.Client, error) {
 	}
 	client, err := registry.New(registry.Options{
 		Getenv: a.Getenv, PlainHTTP: a.plainHTTP, TrustRealm: a.trust, UserAgent: "anyarch/" + Version(),
-		RegistriesConf: registry.DefaultRegistriesConf(a.Getenv),
+		RegistriesConf: registry.DefaultRegistriesConf(a.Getenv), Insecure: a.insecure,
 	})
 	if err != nil {
 		return nil, err

@@ -65,7 +65,7 @@ What goes to standard output and the exit codes are docker's.`,
 	cmd.AddCommand(imageCommands()...)
 	cmd.AddCommand(a.dockerImagesCommand("images"), a.dockerRemoveCommand("rmi"),
 		a.dockerLoginCommand(), a.dockerLogoutCommand(), a.dockerVersionCommand(), a.dockerInstallCommand())
-	group := func(use, short string, commands ...*cobra.Command) {
+	group := func(use, short string, commands ...*cobra.Command) *cobra.Command {
 		g := &cobra.Command{
 			Use: use + " COMMAND", Short: short, Args: cobra.ArbitraryArgs, FParseErrWhitelist: cobra.FParseErrWhitelist{UnknownFlags: true},
 			RunE: func(cmd *cobra.Command, list []string) error {
@@ -78,10 +78,15 @@ What goes to standard output and the exit codes are docker's.`,
 		}
 		g.AddCommand(commands...)
 		cmd.AddCommand(g)
+		return g
 	}
 	group("image", "Images of this machine", append(imageCommands(), a.dockerImagesCommand("ls"), a.dockerRemoveCommand("rm"), a.dockerPruneCommand())...)
 	group("builder", "Builds", a.dockerBuildCommand())
-	group("buildx", "Builds and indexes", a.dockerBuildCommand(), a.dockerBuildxVersionCommand())
+	group("manifest", "Manifests and lists of them", a.dockerManifestCommands()...)
+	buildx := group("buildx", "Builds and indexes", a.dockerBuildCommand(), a.dockerBuildxVersionCommand())
+	tools := group("imagetools", "Images in registries", a.dockerToolsCreate(), a.dockerToolsInspect())
+	cmd.RemoveCommand(tools)
+	buildx.AddCommand(tools)
 	return cmd
 }
 

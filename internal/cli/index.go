@@ -470,31 +470,13 @@ func (a *app) publishIndex(ctx context.Context, x *indexFlags, req assemble.Requ
 	if err != nil {
 		return err
 	}
-	for _, pushed := range o.Pushed {
-		for _, m := range pushed.Moves {
-			if m.Kept {
-				event.Warn("", "", fmt.Sprintf("PA410 %s:%s stays: %s (use --latest always)", pushed.Repository, m.Tag, m.Reason))
-			}
-			if lost := pushed.Lost[m.Tag]; len(lost) > 0 && !m.Kept && !req.Edits {
-				event.Warn("", "", fmt.Sprintf("%s:%s was there for %s too, and isn't any more", pushed.Repository, m.Tag, platform.Names(lost)))
-			}
-		}
-	}
 	if x.metadataFile != "" {
 		if err := a.writeIndexMetadata(x.metadataFile, o); err != nil {
 			return err
 		}
 	}
-	a.screen.Clear()
-	if a.talkative() {
-		if err := ui.Summary(a.Stderr, a.style(), indexSummary(o, x.dryRun, time.Since(begin))); err != nil {
-			return err
-		}
-	}
-	if findings := findingViews(o.Report, false); len(findings) > 0 {
-		if err := ui.Findings(a.Stderr, a.style(), findings); err != nil {
-			return err
-		}
+	if err := a.showIndex(o, req.Edits, x.dryRun, begin); err != nil {
+		return err
 	}
 	if x.dryRun {
 		return a.printLine(string(o.Data))
@@ -503,6 +485,32 @@ func (a *app) publishIndex(ctx context.Context, x *indexFlags, req assemble.Requ
 		if err := a.printLine(pushed.Repository + "@" + o.Descriptor.Digest.String()); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// showIndex shows people what became of an index that was begun at a time: tags that
+// stayed or lost a platform, the summary, and findings.
+func (a *app) showIndex(o *assemble.Outcome, edited, dryRun bool, begin time.Time) error {
+	event := a.screen.Sink()
+	for _, pushed := range o.Pushed {
+		for _, m := range pushed.Moves {
+			if m.Kept {
+				event.Warn("", "", fmt.Sprintf("PA410 %s:%s stays: %s (use --latest always)", pushed.Repository, m.Tag, m.Reason))
+			}
+			if lost := pushed.Lost[m.Tag]; len(lost) > 0 && !m.Kept && !edited {
+				event.Warn("", "", fmt.Sprintf("%s:%s was there for %s too, and isn't any more", pushed.Repository, m.Tag, platform.Names(lost)))
+			}
+		}
+	}
+	a.screen.Clear()
+	if a.talkative() {
+		if err := ui.Summary(a.Stderr, a.style(), indexSummary(o, dryRun, time.Since(begin))); err != nil {
+			return err
+		}
+	}
+	if findings := findingViews(o.Report, false); len(findings) > 0 {
+		return ui.Findings(a.Stderr, a.style(), findings)
 	}
 	return nil
 }

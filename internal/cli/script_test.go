@@ -96,15 +96,16 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"tag":     checkTag,
-			"config":  checkConfig,
-			"base":    makeBase,
-			"bases":   makeBases,
-			"mirror":  makeMirror,
-			"files":   listFiles,
-			"half":    makeHalf,
-			"replace": replace,
-			"buildx":  asBuildx,
+			"tag":         checkTag,
+			"config":      checkConfig,
+			"base":        makeBase,
+			"bases":       makeBases,
+			"mirror":      makeMirror,
+			"files":       listFiles,
+			"half":        makeHalf,
+			"replace":     replace,
+			"config-only": configOnly,
+			"buildx":      asBuildx,
 		},
 	})
 }
@@ -387,6 +388,16 @@ func makeHalf(ts *testscript.TestScript, neg bool, args []string) {
 	made, err := image.WriteIndex(st, []image.Image{first, second}, nil, image.OCI)
 	ts.Check(err)
 	ts.Check(st.Tag(ctx, "latest", made, false))
+}
+
+// config-only makes an image whose config names no platform: config-only REPO TAG.
+func configOnly(ts *testscript.TestScript, _ bool, args []string) {
+	st, err := store.Create(filepath.Join(ts.Getenv("WORK"), "registry", filepath.FromSlash(args[0])))
+	ts.Check(err)
+	img, err := image.Assemble(st, image.Recipe{})
+	ts.Check(err)
+	img.Manifest.Platform = nil
+	ts.Check(st.Tag(context.Background(), args[1], img.Manifest, true))
 }
 
 // replace changes a file: replace FILE OLD NEW.

@@ -41,6 +41,9 @@ type Options struct {
 	// PlainHTTP lists hosts, as host or host:port, that are spoken to without
 	// TLS. Loopback hosts may always be, if they don't answer with TLS.
 	PlainHTTP []string
+	// Insecure lets every host have any certificate, or speak without TLS, as
+	// docker manifest --insecure does.
+	Insecure bool
 	// TrustRealm lists hosts of token servers that may be given the credentials
 	// of a registry although they aren't of the registry's own domain.
 	TrustRealm []string
@@ -66,6 +69,7 @@ type Client struct {
 	clock     *clock
 	keychain  *keychain
 	routes    *routes
+	insecure  bool            // all hosts are
 	plain     map[string]bool // hosts that are spoken to without TLS
 	trusted   map[string]bool // token servers, by host name
 	transport *transports
@@ -97,6 +101,7 @@ func New(o Options) (*Client, error) {
 		clock:     &clock{wait: o.Sleep},
 		keychain:  newKeychain(o.Getenv, o.ConfigDir),
 		routes:    routes,
+		insecure:  o.Insecure,
 		plain:     map[string]bool{},
 		trusted:   map[string]bool{},
 		transport: newTransports(o.Base),
@@ -154,6 +159,7 @@ func (c *Client) endpoint(l location) *endpoint {
 }
 
 func (c *Client) host(name string, insecure bool) *host {
+	insecure = insecure || c.insecure
 	key := endpointKey{host: name, insecure: insecure}
 	if h, ok := c.hosts.Load(key); ok {
 		return h.(*host)
