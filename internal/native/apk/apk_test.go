@@ -31,7 +31,7 @@ var arm64 = platform.Platform{OS: "linux", Architecture: "arm64"}
 
 // system is a small Alpine, with a mirror.
 type system struct {
-	t       *testing.T
+	t       testing.TB
 	tree    *filetree.Tree
 	key     *apktest.Key
 	mirror  string
@@ -41,7 +41,7 @@ type system struct {
 	offline bool
 }
 
-func newSystem(t *testing.T) *system {
+func newSystem(t testing.TB) *system {
 	t.Helper()
 	key, err := apktest.NewKey("test@example.com-1.rsa.pub")
 	if err != nil {

@@ -419,3 +419,14 @@ func FuzzCompare(f *testing.F) {
 		}
 	})
 }
+
+// BenchmarkSolve chooses from an index of the size of Alpine's main and community.
+func BenchmarkSolve(b *testing.B) {
+	universe := large(25_000)
+	world := deps(b, "package1 package2 package20000 package24999")
+	for b.Loop() {
+		if _, err := Solve(context.Background(), universe, world, Options{}); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
