@@ -122,19 +122,45 @@ func (b *Build) checkOp(g *dockerfile.Graph, op *dockerfile.Op, st *stage) []*re
 			}
 		}
 	}
-	known := in.commandSet()
-	for _, p := range shell.Check(st.script(e), func(name string) (*command.Command, bool) {
-		c, ok := known[name]
-		return c, ok
-	}) {
-		if p.Unsupported.What == notThere && st != nil && b.host(op) {
-			b.saysHosted(op, b.placeOf(op, p), p.Word)
-			continue
-		}
-		list = append(list, b.refuseCommand(b.placeOf(op, p), p.Unsupported))
-	}
+	list = append(list, b.checkScript(g, in)...)
 	if st != nil && st.goBuilder && !st.pinned {
 		list = append(list, b.hardCoded(g, op)...)
+	}
+	return list
+}
+
+// checkScript finds what of a RUN's script can't be done: by the interpreter, or by
+// programs of the stage's base where those may run.
+func (b *Build) checkScript(g *dockerfile.Graph, in *invocation) []*refusal.Error {
+	op, known := in.op, in.commandSet()
+	script := in.stage.script(in.exec)
+	problems := shell.Check(script, func(name string) (*command.Command, bool) {
+		c, ok := known[name]
+		return c, ok
+	})
+	if len(problems) == 0 {
+		return nil
+	}
+	var list []*refusal.Error
+	if u := b.cantHost(g, op); u != nil || in.stage == nil {
+		for _, p := range problems {
+			if p.Unsupported.What == notThere && u != nil {
+				list = append(list, b.refuseHost(op, b.placeOf(op, p), p.Word, u))
+				continue
+			}
+			list = append(list, b.refuseCommand(b.placeOf(op, p), p.Unsupported))
+		}
+		return list
+	}
+	_, programs, refused := in.hostedProblems(script)
+	for _, p := range refused {
+		list = append(list, b.refuseCommand(b.placeOf(op, p), p.Unsupported))
+	}
+	if len(programs) > 0 {
+		b.host(op)
+		for _, p := range programs {
+			b.saysHosted(op, b.placeOf(op, p), first(p.Word, p.Unsupported.Command))
+		}
 	}
 	return list
 }

@@ -51,7 +51,7 @@ func (in *invocation) commandSet() command.Set {
 	set := in.installed()
 	if in.hasGo() {
 		set["go"] = in.goCommand()
-		set["gofmt"] = &command.Command{Name: "gofmt", Run: in.gofmt}
+		set["gofmt"] = &command.Command{Name: "gofmt", Run: in.runGofmt}
 	}
 	if in.defers() {
 		for _, name := range append(slices.Clone(accountCommands), packageManagers...) {
@@ -88,7 +88,7 @@ func (in *invocation) installed() command.Set {
 // defers reports whether packages and accounts may wait until somebody reads the
 // base: in a Go builder whose file system doesn't become an image.
 func (in *invocation) defers() bool {
-	return in.stage != nil && in.stage.goBuilder && !in.stage.hosted && !in.b.hosted[in.op] && !in.b.final[in.op]
+	return in.stage != nil && in.stage.goBuilder && !in.stage.hosted && !in.b.final[in.op]
 }
 
 // accountCommands change nothing but who has an account.
@@ -96,12 +96,6 @@ var accountCommands = []string{"adduser", "addgroup", "useradd", "groupadd", "us
 
 func (in *invocation) hasGo() bool {
 	return goVersion(in.exec.Env) != "" || in.stage != nil && in.stage.goBuilder
-}
-
-func (in *invocation) gofmt(ctx context.Context, p *command.Proc) (int, error) {
-	q := *p
-	q.Args = append([]string{"go", "fmt"}, p.Args[1:]...)
-	return 0, &command.Unsupported{Command: "gofmt", What: "running it during a build", Fix: "go vet, or leave it to CI"}
 }
 
 // deferrals are commands of a Go builder that wait until somebody reads the base.

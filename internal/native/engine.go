@@ -30,7 +30,15 @@ func (b *Build) edge(ctx context.Context, g *dockerfile.Graph, e dockerfile.Edge
 	if e.Op == nil || e.Output < 0 {
 		return &state{key: "scratch", tree: filetree.New(), deferred: &deferrals{}}, nil
 	}
-	outputs, err := b.eval(ctx, g, e.Op)
+	return b.edgeIn(ctx, g, e, b.isHosted(e.Op))
+}
+
+// edgeIn is edge for an input of a stage that is hosted or isn't.
+func (b *Build) edgeIn(ctx context.Context, g *dockerfile.Graph, e dockerfile.Edge, hosted bool) (*state, error) {
+	if hosted && e.Op.Source != nil && e.Op.Source.Image != "" {
+		return b.hostedBase(ctx, g, e.Op)
+	}
+	outputs, err := b.eval(ctx, g, e.Op, hosted)
 	if err != nil {
 		return nil, err
 	}
@@ -41,14 +49,15 @@ func (b *Build) edge(ctx context.Context, g *dockerfile.Graph, e dockerfile.Edge
 }
 
 // eval executes an operation, once for everything that has the same key: the
-// same steps of several platforms are one.
-func (b *Build) eval(ctx context.Context, g *dockerfile.Graph, op *dockerfile.Op) ([]*state, error) {
+// same steps of several platforms are one. hosted says that it is part of a hosted
+// stage here, with all before it in the stage.
+func (b *Build) eval(ctx context.Context, g *dockerfile.Graph, op *dockerfile.Op, hosted bool) ([]*state, error) {
 	inputs := make([]*state, len(op.Inputs))
 	group, gctx := errgroup.WithContext(ctx)
 	for i, e := range op.Inputs {
 		group.Go(func() (err error) {
-			if b.hosted[op] && e.Op != nil && e.Op == baseOf(op) && e.Op.Source != nil {
-				inputs[i], err = b.hostedBase(gctx, g, e.Op)
+			if hosted && i == baseIndex(op) && e.Op != nil && e.Output >= 0 {
+				inputs[i], err = b.edgeIn(gctx, g, e, true)
 				return err
 			}
 			inputs[i], err = b.edge(gctx, g, e)
@@ -63,6 +72,10 @@ func (b *Build) eval(ctx context.Context, g *dockerfile.Graph, op *dockerfile.Op
 	if !bound && errors.Is(err, errPlatform) {
 		// It read a file of the base after all.
 		outputs, err = b.execute(ctx, g, op, inputs, key+" "+g.Platform.String(), true)
+	}
+	var known *needsHost
+	if errors.Is(err, errHost) && !errors.As(err, &known) {
+		err = &needsHost{op}
 	}
 	return outputs, err
 }
@@ -83,12 +96,8 @@ func (b *Build) key(g *dockerfile.Graph, op *dockerfile.Op, inputs []*state) (ke
 		}
 		return "image " + op.Key, true // what builders have in common is said by their states
 	case op.Exec != nil && op.Platform != nil:
-		if root := rootState(op, inputs); root != nil && root.stage != nil && (root.stage.pinned || root.stage.hosted && !root.stage.goBuilder) {
-			// Its environment, and with it each platform argument, is part of Self.
-			_, _ = fmt.Fprintf(h, "%v", root.stage.hosted || *op.Platform == g.Platform)
-			if !root.stage.hosted {
-				_, _ = fmt.Fprintf(h, "%v", *op.Platform)
-			}
+		if root := rootState(op, inputs); root != nil && root.stage != nil && root.stage.pinned {
+			_, _ = fmt.Fprintf(h, "%v", *op.Platform)
 		} else if !bound {
 			bound = !b.platformFree(op, inputs)
 		}
@@ -109,6 +118,10 @@ func (b *Build) pinned(g *dockerfile.Graph, op *dockerfile.Op) bool {
 // Go builder, and none of its commands looks at the platform.
 func (b *Build) platformFree(op *dockerfile.Op, inputs []*state) bool {
 	root := rootState(op, inputs)
+	if root != nil && root.stage != nil && root.stage.hosted && !root.bound {
+		// Its environment, and with it each platform argument, is part of the key.
+		return b.hostedFree(root.stage, op.Exec)
+	}
 	return root != nil && !root.bound && !looksAtPlatform(op.Exec)
 }
 
@@ -138,7 +151,7 @@ func (b *Build) execute(ctx context.Context, g *dockerfile.Graph, op *dockerfile
 		}
 		outputs, err := b.do(ctx, g, op, inputs)
 		switch {
-		case errors.Is(err, errPlatform):
+		case errors.Is(err, errPlatform), errors.Is(err, errHost):
 			end(progress.Cached, op.Name)
 			return nil, err
 		case err != nil:
@@ -177,7 +190,7 @@ func (b *Build) locate(op *dockerfile.Op, err error) error {
 		}
 		return err
 	}
-	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, errPlatform) {
+	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, errPlatform) || errors.Is(err, errHost) {
 		return err
 	}
 	return &refusal.Error{Code: "PA107", Place: b.place(op), Summary: err.Error(), Err: err, Seen: b.excerpt(op)}

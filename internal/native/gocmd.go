@@ -8,15 +8,11 @@ import (
 	"maps"
 	"os"
 	"path"
-	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 
 	"github.com/anyarch/anyarch/internal/filetree"
 	"github.com/anyarch/anyarch/internal/native/command"
-	"github.com/anyarch/anyarch/internal/native/sandbox"
-	"github.com/anyarch/anyarch/internal/native/worktree"
 	"github.com/anyarch/anyarch/internal/platform"
 	"github.com/anyarch/anyarch/internal/refusal"
 )
@@ -62,15 +58,20 @@ func subcommand(args []string) string {
 	return ""
 }
 
+// toolchainVersion is the Go version of the stage; empty if it has none.
+func (in *invocation) toolchainVersion() string {
+	if in.b.o.GoVersion != "" {
+		return in.b.o.GoVersion
+	}
+	if version := goVersion(in.exec.Env); version != "" || in.stage == nil {
+		return version
+	}
+	return goVersion(in.stage.image.Config.Config.Env)
+}
+
 // runGo runs the toolchain on the stage's files.
 func (in *invocation) runGo(ctx context.Context, p *command.Proc) (int, error) {
-	version := in.b.o.GoVersion
-	if version == "" {
-		version = goVersion(in.exec.Env)
-	}
-	if version == "" && in.stage != nil {
-		version = goVersion(in.stage.image.Config.Config.Env)
-	}
+	version := in.toolchainVersion()
 	if version == "" {
 		return p.Errorf("not found")
 	}
@@ -123,27 +124,19 @@ func (in *invocation) runGo(ctx context.Context, p *command.Proc) (int, error) {
 	case pinned && set("GOARCH") == "" && in.platform.Architecture != in.b.o.BuildPlatform.Architecture:
 		env["GOOS"], env["GOARCH"] = goos, goarch
 	}
-	cgo := set("CGO_ENABLED")
-	if cgo == "1" && (sub == "build" || sub == "install" || sub == "test" || sub == "run") {
-		return 0, in.b.refuse("PA103", in.b.place(in.op), in.label,
-			"cgo needs a C compiler for the platform, which the native engine doesn't run",
-			"CGO_ENABLED=0 in this instruction, if no package needs C", otherEngine)
+	if err := in.cgo(ctx, p, root, env, set, args, sub); err != nil {
+		return 0, err
 	}
-	env["CGO_ENABLED"] = "0"
-	if (sub == "build" || sub == "install") && cgo == "" {
-		if err := in.needsC(ctx, p, root, env, args, sub); err != nil {
-			return 0, err
-		}
-	}
-	if (sub == "build" || sub == "install") && (in.dialect() == command.GNU || in.deferred.installs("git")) && !slices.ContainsFunc(args, func(a string) bool { return strings.Contains(a, "-buildvcs") }) && !strings.Contains(set("GOFLAGS"), "-buildvcs") && in.hasRepository(p.Dir) {
+	if (sub == "build" || sub == "install") && !in.hosted() && (in.dialect() == command.GNU || in.deferred.installs("git")) && !slices.ContainsFunc(args, func(a string) bool { return strings.Contains(a, "-buildvcs") }) && !strings.Contains(set("GOFLAGS"), "-buildvcs") && in.hasRepository(p.Dir) {
 		in.b.warn(in.target, "%s: the program doesn't carry the revision of the .git in the stage: go asks a git program for it, and none runs here (-ldflags -X, or -buildvcs=false)", in.b.place(in.op))
 	}
-	cross := sub == "install" && !installs && (env["GOARCH"] != in.b.o.BuildPlatform.Architecture || env["GOOS"] != in.b.o.BuildPlatform.OS)
+	cross := sub == "install" && !installs && !pinned && (env["GOARCH"] != in.b.o.BuildPlatform.Architecture || env["GOOS"] != in.b.o.BuildPlatform.OS)
 	if cross {
 		// The images look for it in $GOPATH/bin, where a native build puts it.
 		delete(env, "GOBIN")
 	}
-	exit, err := in.start(ctx, p, append([]string{goroot + "/bin/go"}, args...), env, root, version, compiles || forHost[sub])
+	name := goroot + "/bin/go"
+	exit, err := in.start(ctx, process{Proc: p, path: name, args: append([]string{name}, args...), env: env, goroot: root, heavy: compiles || forHost[sub]})
 	if cross && err == nil && exit == 0 {
 		err = in.moveInstalled(p, env)
 	}
@@ -210,41 +203,6 @@ func (in *invocation) savedEnv(env map[string]string) map[string]string {
 		}
 	}
 	return values
-}
-
-// needsC refuses programs that link C packages where the stage would have used
-// cgo: without it they compile and fail when they run.
-func (in *invocation) needsC(ctx context.Context, p *command.Proc, root string, env map[string]string, args []string, sub string) error {
-	compiler := in.dialect() == command.GNU || in.deferred.installs("gcc", "build-base", "musl-dev", "g++", "clang", "alpine-sdk")
-	if in.stage == nil || !in.stage.goBuilder || !compiler {
-		return nil // no C compiler there: go itself turns cgo off
-	}
-	list := listArgs(args, sub)
-	if list == nil {
-		return nil
-	}
-	probe := maps.Clone(env)
-	probe["CGO_ENABLED"] = "1"
-	out := &tail{limit: 1 << 20}
-	q := *p
-	q.Stdout, q.Stderr = out, &tail{limit: 1 << 10}
-	exit, err := in.start(ctx, &q, append([]string{goroot + "/bin/go"}, list...), probe, root, "", true)
-	if err != nil || exit != 0 {
-		return err // the build itself will say what is wrong
-	}
-	var found []string
-	for _, line := range out.lines(1 << 20) {
-		if line = strings.TrimSpace(line); line != "" {
-			found = append(found, line)
-		}
-	}
-	if len(found) == 0 {
-		return nil
-	}
-	slices.Sort(found)
-	return &refusal.Error{Code: "PA103", Platform: in.label, Place: in.b.place(in.op),
-		Summary: "packages need C, and the stage has a C compiler that the native engine can't run", Seen: slices.Compact(found),
-		Fix: []string{"CGO_ENABLED=0 in this instruction, if the program works without them", otherEngine}}
 }
 
 // listArgs turns `go build FLAGS PACKAGES` into the `go list` that finds packages
@@ -314,120 +272,6 @@ func (in *invocation) moveInstalled(p *command.Proc, env map[string]string) erro
 	return in.tree.RemoveAll(from)
 }
 
-// program runs a program that lies in the tree, for the shell.
-func (in *invocation) program(ctx context.Context, name string, p *command.Proc) (int, bool, error) {
-	if in.b.o.Runner.Name() != "sandbox" {
-		return 0, false, nil
-	}
-	a, err := in.tree.Stat(name)
-	if err != nil || !a.IsRegular() {
-		return 0, false, nil
-	}
-	if in.stage != nil && in.stage.hosted {
-		if err := in.tree.Force(); err != nil {
-			return 0, true, err
-		}
-	}
-	root := ""
-	if version := goVersion(in.exec.Env); version != "" {
-		if root, err = in.b.o.Toolchain(ctx, version); err != nil {
-			return 0, true, err
-		}
-	}
-	q := *p
-	args := append([]string{name}, p.Args[1:]...)
-	env := maps.Clone(p.Env)
-	if root != "" && in.stage != nil && in.stage.hosted && !in.stage.pinned {
-		// A go command that the program starts makes programs of the image.
-		level, value := in.target.GoLevel()
-		for _, kv := range [][2]string{{"GOOS", in.target.OS}, {"GOARCH", in.target.Architecture}, {level, value}, {"CGO_ENABLED", "0"}} {
-			if kv[0] != "" && env[kv[0]] == "" {
-				env[kv[0]] = kv[1]
-			}
-		}
-	}
-	exit, err := in.start(ctx, &q, args, env, root, "", true)
-	return exit, true, err
-}
-
-// start runs a process in a checkout of the tree and brings back what it changed.
-func (in *invocation) start(ctx context.Context, p *command.Proc, args []string, env map[string]string, root, _ string, heavy bool) (int, error) {
-	if heavy {
-		// Go uses all cores where it can; linking can't. Two at once keep the
-		// machine busy, and memory bounded.
-		select {
-		case in.b.compiles <- struct{}{}:
-			defer func() { <-in.b.compiles }()
-		case <-ctx.Done():
-			return 0, context.Cause(ctx)
-		}
-	}
-	config := path.Join(first(env["XDG_CONFIG_HOME"], path.Join(env["HOME"], ".config")), "go")
-	foreign := sandbox.Foreign(args, in.withSaved(env, first(env["GOENV"], path.Join(config, "env"))))
-	slot, release, err := in.b.work.take(ctx, in.workName(foreign), in.b.o.Runner.Name() == "mapped")
-	if err != nil {
-		return 0, err
-	}
-	defer release()
-	if err := slot.tree.Checkout(ctx, in.tree); err != nil {
-		return 0, err
-	}
-	modCache, buildCache := in.b.o.ModCache, in.b.o.BuildCache
-	if foreign {
-		// What isn't the toolchain could change what later builds take from the
-		// caches of all projects: it gets caches of its own.
-		modCache, buildCache = filepath.Join(slot.dir+".cache", "mod"), filepath.Join(slot.dir+".cache", "build")
-	}
-	for _, dir := range []string{modCache, buildCache} {
-		if err := os.MkdirAll(dir, 0o755); err != nil {
-			return 0, err
-		}
-	}
-	var list []string
-	if root != "" {
-		if env["GOFLAGS"] == "" {
-			delete(env, "GOFLAGS")
-		}
-		env["GOTOOLCHAIN"] = "local"
-		for _, kv := range in.b.o.GoEnv {
-			k, v, _ := strings.Cut(kv, "=")
-			if env[k] == "" {
-				env[k] = v
-			}
-		}
-		env["GOTELEMETRY"] = "off"
-	}
-	for _, k := range slices.Sorted(maps.Keys(env)) {
-		list = append(list, k+"="+env[k])
-	}
-	home := env["HOME"]
-	gopath := env["GOPATH"]
-	if gopath == "" {
-		gopath = path.Join(home, "go")
-	}
-	gopath, _, _ = strings.Cut(gopath, ":")
-	modTarget := first(env["GOMODCACHE"], path.Join(gopath, "pkg", "mod"))
-	buildTarget := first(env["GOCACHE"], path.Join(first(env["XDG_CACHE_HOME"], path.Join(home, ".cache")), "go-build"))
-	exit, err := in.b.o.Runner.Run(ctx, sandbox.Command{
-		Root: slot.dir, Dir: p.Dir, Args: args, Env: list, Goroot: root, GorootTarget: goroot,
-		ModCache: modCache, BuildCache: buildCache, ModCacheTarget: modTarget, BuildCacheTarget: buildTarget,
-		Network: in.exec.Network != "none" && !in.b.o.Offline, ProxyEnv: append(slices.Clone(in.b.o.Proxy), in.exec.Proxy...),
-		CACerts: hostCertificates(), Stdin: p.Stdin, Stdout: p.Stdout, Stderr: p.Stderr,
-	})
-	if err != nil {
-		return exit, err
-	}
-	// Counters of the go command have the day in their names: no image has the
-	// same digest tomorrow with them.
-	ignored := []string{modTarget, buildTarget, goroot, "/proc", "/dev", "/sys", path.Join(config, "telemetry")}
-	// What a process leaves behind is imported even if it failed: the next word of
-	// the script may look at it.
-	err = slot.tree.Commit(ctx, in.tree, in.uid, in.gid, in.b.now(), func(name string) bool {
-		return slices.ContainsFunc(ignored, func(dir string) bool { return name == dir || strings.HasPrefix(name, dir+"/") })
-	})
-	return exit, err
-}
-
 // withSaved adds what `go env -w` saved in the stage to an environment.
 func (in *invocation) withSaved(env map[string]string, file string) map[string]string {
 	if file == "off" {
@@ -469,73 +313,4 @@ func hostCertificates() string {
 		}
 	}
 	return ""
-}
-
-// workName names the directory that a stage's processes run in: the same in the
-// next run of the program, so that little has to be written.
-func (in *invocation) workName(foreign bool) string {
-	name := first(in.op.Stage, "stage")
-	name = strings.Map(func(r rune) rune {
-		if r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '-' || r == '_' {
-			return r
-		}
-		return '_'
-	}, name)
-	label := first(strings.ReplaceAll(in.label, "/", "-"), "any")
-	if foreign {
-		label += "-foreign"
-	}
-	return name + "-" + label
-}
-
-// worktrees are the directories that processes run in, one at a time each.
-type worktrees struct {
-	mu           sync.Mutex
-	dir, scratch string
-	open         map[string]*worktreeSlot
-}
-
-type worktreeSlot struct {
-	dir  string
-	tree *worktree.Worktree
-	busy chan struct{}
-}
-
-func (w *worktrees) take(ctx context.Context, name string, rewriteLinks bool) (*worktreeSlot, func(), error) {
-	w.mu.Lock()
-	slot := w.open[name]
-	if slot == nil {
-		dir := filepath.Join(w.dir, name)
-		if err := os.MkdirAll(w.dir, 0o700); err != nil {
-			w.mu.Unlock()
-			return nil, nil, err
-		}
-		tree, err := worktree.Open(ctx, worktree.Options{Dir: dir, Scratch: w.scratch, RewriteLinks: rewriteLinks, Skip: func(name string) bool {
-			return name == goroot || strings.HasPrefix(name, goroot+"/")
-		}})
-		if err != nil {
-			w.mu.Unlock()
-			return nil, nil, err
-		}
-		slot = &worktreeSlot{dir: dir, tree: tree, busy: make(chan struct{}, 1)}
-		w.open[name] = slot
-	}
-	w.mu.Unlock()
-	select {
-	case slot.busy <- struct{}{}:
-		return slot, func() { <-slot.busy }, nil
-	case <-ctx.Done():
-		return nil, nil, context.Cause(ctx)
-	}
-}
-
-func (w *worktrees) close() error {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	var errs []error
-	for _, slot := range w.open {
-		errs = append(errs, slot.tree.Close())
-	}
-	w.open = map[string]*worktreeSlot{}
-	return errors.Join(errs...)
 }

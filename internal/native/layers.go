@@ -34,7 +34,7 @@ type Result struct {
 // Run executes the graph of one platform. It may be called for all graphs of the
 // build at once; what they have in common runs once.
 func (b *Build) Run(ctx context.Context, g *dockerfile.Graph) (*Result, error) {
-	if _, err := b.edge(ctx, g, g.Root); err != nil {
+	if err := b.evaluate(ctx, g); err != nil {
 		return nil, err
 	}
 	chain, err := b.chain(ctx, g)
@@ -59,6 +59,22 @@ func (b *Build) Run(ctx context.Context, g *dockerfile.Graph) (*Result, error) {
 	}
 	end(progress.Done, fmt.Sprintf("%d bytes", r.Added))
 	return r, nil
+}
+
+// evaluate makes the file system of the image, again whenever a script turned out to
+// need programs of its stage's base.
+func (b *Build) evaluate(ctx context.Context, g *dockerfile.Graph) error {
+	for {
+		_, err := b.edge(ctx, g, g.Root)
+		var needs *needsHost
+		if !errors.As(err, &needs) {
+			return err
+		}
+		if b.isHosted(needs.op) {
+			return fmt.Errorf("%s: %w, though they do", b.place(needs.op), errHost)
+		}
+		b.host(needs.op)
+	}
 }
 
 // step is one operation that the final file system is made of.

@@ -88,7 +88,8 @@ type Build struct {
 	selfWith   map[string]int          // and by Op.Self
 	final      map[*dockerfile.Op]bool // operations whose file system is that of an image
 
-	hosted map[*dockerfile.Op]bool // operations of stages whose programs run on this machine; see hosted.go
+	hostedMu sync.Mutex
+	hosted   map[*dockerfile.Op]bool // operations that call programs of their base; see hosted.go
 
 	memo      sync.Map // string → *once
 	sources   sync.Map // string → *once, of base images

@@ -29,7 +29,9 @@ type invocation struct {
 	exec     *dockerfile.Exec
 	platform platform.Platform // of the stage
 	target   platform.Platform // of the image
-	label    string            // of the platform, empty if it runs for all
+	graph    *dockerfile.Graph
+	bound    bool   // it runs once for each platform
+	label    string // of the platform, empty if it runs for all
 	stage    *stage
 	tree     *filetree.Tree
 	deferred *deferrals
@@ -39,6 +41,9 @@ type invocation struct {
 	script   shell.Script
 	commands command.Set
 	output   *tail
+
+	heavyMu sync.Mutex
+	heavy   int // processes that use all of the machine
 }
 
 // run executes a RUN.
@@ -47,14 +52,15 @@ func (b *Build) run(ctx context.Context, g *dockerfile.Graph, op *dockerfile.Op,
 	if root == nil {
 		return nil, errors.New("the instruction has no file system to run in")
 	}
-	in := &invocation{b: b, op: op, exec: op.Exec, stage: root.stage, tree: root.tree.Fork(), deferred: root.deferred.clone(), target: g.Platform, platform: g.Platform}
+	in := &invocation{b: b, graph: g, op: op, exec: op.Exec, stage: root.stage, tree: root.tree.Fork(), deferred: root.deferred.clone(), target: g.Platform, platform: g.Platform}
 	if op.Platform != nil {
 		in.platform = *op.Platform
 	}
 	if root.stage != nil && root.stage.hosted {
 		in.platform = b.o.BuildPlatform
 	}
-	in.label = b.label(g, op, root.bound || !b.platformFree(op, inputs) && !(root.stage != nil && root.stage.pinned))
+	in.bound = root.bound || !b.platformFree(op, inputs) && !(root.stage != nil && root.stage.pinned)
+	in.label = b.label(g, op, in.bound)
 	if err := in.user(); err != nil {
 		return nil, err
 	}
@@ -66,15 +72,18 @@ func (b *Build) run(ctx context.Context, g *dockerfile.Graph, op *dockerfile.Op,
 	in.commands = in.commandSet()
 	in.output = &tail{limit: 64 << 10}
 	exit, err := in.runShell(ctx)
+	states, uerr := unmount()
+	if serr := in.settle(context.WithoutCancel(ctx)); uerr == nil {
+		uerr = serr
+	}
 	if err != nil {
 		return nil, in.unsupported(err)
 	}
 	if exit != 0 {
 		return nil, in.failed(exit)
 	}
-	states, err := unmount()
-	if err != nil {
-		return nil, err
+	if uerr != nil {
+		return nil, uerr
 	}
 	outputs := make([]*state, 0, 1)
 	for _, m := range op.Exec.Mounts {
@@ -417,12 +426,40 @@ func (in *invocation) runShell(ctx context.Context) (int, error) {
 	for _, k := range slices.Sorted(maps.Keys(env)) {
 		list = append(list, k+"="+env[k])
 	}
-	return shell.Run(ctx, in.script, shell.Options{
+	o := shell.Options{
 		Tree: in.tree, Dir: dir, Env: list, UID: in.uid, GID: in.gid, Platform: in.platform,
 		Commands: in.commands, Exec: in.program, Stdin: bytes.NewReader(nil), Stdout: in.output, Stderr: in.output,
 		Now: in.b.now(), CommandDialect: in.dialect(), Scratch: in.b.o.Scratch,
-	})
+	}
+	switch {
+	case in.hosted():
+		if whole, _, _ := in.hostedProblems(in.script); whole {
+			return in.runWhole(ctx, env, dir)
+		}
+		o.Commands, o.Programs = in.hostedCommands(in.commands), true
+	case in.b.cantHost(in.graph, in.op) == nil:
+		o.Absent = func(string) error { return errHost }
+	}
+	return shell.Run(ctx, in.script, o)
 }
+
+// runWhole runs the instruction with the shell of the stage, where the interpreter
+// doesn't know something that the script says.
+func (in *invocation) runWhole(ctx context.Context, env map[string]string, dir string) (int, error) {
+	p := &command.Proc{
+		Tree: in.tree, Dir: dir, Env: env, Args: in.exec.Args, Stdin: strings.NewReader(""), Stdout: in.output, Stderr: in.output,
+		UID: in.uid, GID: in.gid, Umask: 0o022, Platform: in.platform, Dialect: in.dialect(), Now: in.b.now(),
+	}
+	at := in.lookPath(p)
+	if at == "" {
+		return 0, fmt.Errorf("the stage has no %s", p.Args[0])
+	}
+	exit, _, err := in.program(ctx, at, p)
+	return exit, err
+}
+
+// hosted reports whether programs of the stage's base run on this machine.
+func (in *invocation) hosted() bool { return in.stage != nil && in.stage.hosted }
 
 func (in *invocation) dialect() command.Dialect {
 	if in.stage == nil {

@@ -105,14 +105,14 @@ func explain(err error) error {
 
 // launch starts the program of the sandbox.
 func (s *spec) launch() (int, error) {
-	unix.Umask(0o022)
+	unix.Umask(s.Umask)
 	if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}); err != nil {
 		return 0, err
 	}
 	if err := os.Chdir(s.Dir); err != nil {
 		return 0, err
 	}
-	return syscall.ForkExec(s.Args[0], s.Args, &syscall.ProcAttr{Env: s.Env, Files: []uintptr{0, 1, 2}})
+	return syscall.ForkExec(s.Program, s.Args, &syscall.ProcAttr{Env: s.Env, Files: []uintptr{0, 1, 2}})
 }
 
 // reap waits for pid and collects every orphan meanwhile.
@@ -166,6 +166,9 @@ func lockDown() error {
 	}
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var none [2]unix.CapUserData
+	if err := allThreads(unix.SYS_PRCTL, unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL); err != nil {
+		return fmt.Errorf("drop ambient capabilities: %w", err)
+	}
 	err := allThreads(unix.SYS_CAPSET, uintptr(unsafe.Pointer(&header)), uintptr(unsafe.Pointer(&none[0])))
 	runtime.KeepAlive(&header)
 	runtime.KeepAlive(&none)

@@ -14,6 +14,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"io/fs"
 	"os"
 	"slices"
 	"strings"
@@ -39,8 +40,15 @@ type Command struct {
 	// lead to places inside (the sandbox sees nothing else anyway).
 	Root string
 	Dir  string   // working directory: absolute, in the root
-	Args []string // Args[0]: absolute path in the root, such as /usr/local/go/bin/go
-	Env  []string // complete; nothing of the host's environment is added
+	Args []string // Args[0] is the name that the program sees as its own
+	// Program is its absolute path in the root, such as /usr/local/go/bin/go; Args[0]
+	// if empty.
+	Program string
+	Env     []string // complete; nothing of the host's environment is added
+	// UID and GID are those that the process sees as its own. In the root everything
+	// belongs to them; on the host it is the caller.
+	UID, GID int
+	Umask    fs.FileMode // 022 if zero
 
 	Goroot       string // host directory of the toolchain; appears read-only at GorootTarget
 	GorootTarget string // usually /usr/local/go

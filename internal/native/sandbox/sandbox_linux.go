@@ -16,6 +16,7 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 
 	"github.com/anyarch/anyarch/internal/native/command"
@@ -71,8 +72,10 @@ type spec struct {
 	Root    string
 	Mounts  []Mount
 	Dir     string
+	Program string
 	Args    []string
 	Env     []string
+	Umask   int
 	Network bool
 	Probe   bool // set everything up and start nothing
 }
@@ -112,6 +115,9 @@ func unavailableFix() []string {
 // system is what every sandbox has. The child knows what belongs there.
 var system = []Mount{{Target: "/proc", Host: procFS, Tmpfs: true}, {Target: "/dev", Host: devFS, Tmpfs: true}}
 
+// setUp are the capabilities that building the file system and locking it takes.
+var setUp = []uintptr{unix.CAP_SYS_ADMIN, unix.CAP_NET_ADMIN, unix.CAP_SETPCAP, unix.CAP_DAC_OVERRIDE, unix.CAP_FOWNER, unix.CAP_SYS_CHROOT}
+
 // What is in the Host of a Tmpfs that isn't empty: no path begins like this.
 const procFS, devFS = "\x00proc", "\x00dev"
 
@@ -122,7 +128,13 @@ func (r *sandbox) Run(ctx context.Context, c Command) (int, error) {
 	} else {
 		c.Args = args
 	}
-	s := spec{Root: c.Root, Args: c.Args, Env: withProxy(c.Env, c.ProxyEnv), Network: c.Network}
+	s := spec{Root: c.Root, Program: c.Program, Args: c.Args, Env: withProxy(c.Env, c.ProxyEnv), Umask: int(c.Umask.Perm()), Network: c.Network}
+	if s.Program == "" {
+		s.Program = c.Args[0]
+	}
+	if s.Umask == 0 {
+		s.Umask = 0o022
+	}
 	mounts := slices.Clone(system)
 	add := func(m Mount) {
 		if m.Target != "" && (m.Host != "" || m.Tmpfs) {
@@ -203,10 +215,14 @@ func (r *sandbox) start(ctx context.Context, s spec, c Command) (exit int, err e
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags: syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS | syscall.CLONE_NEWPID | syscall.CLONE_NEWIPC | syscall.CLONE_NEWUTS,
 		// One user is enough: owners are never read from the disk.
-		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Geteuid(), Size: 1}},
-		GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getegid(), Size: 1}},
+		UidMappings: []syscall.SysProcIDMap{{ContainerID: c.UID, HostID: os.Geteuid(), Size: 1}},
+		GidMappings: []syscall.SysProcIDMap{{ContainerID: c.GID, HostID: os.Getegid(), Size: 1}},
 		Setsid:      true,
 		Pdeathsig:   syscall.SIGKILL,
+	}
+	if c.UID != 0 {
+		// Whoever isn't user 0 has no right after an exec that isn't ambient.
+		cmd.SysProcAttr.AmbientCaps = setUp
 	}
 	if !s.Network {
 		cmd.SysProcAttr.Cloneflags |= syscall.CLONE_NEWNET

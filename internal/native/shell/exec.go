@@ -145,6 +145,12 @@ func (sh *session) which(name, pathList, cwd string) (found, bool) {
 		ours := cmd != nil && (binDir(dir) || goDir(dir, name))
 		a, there, unread := sh.peek(at)
 		if unread && cmd == nil {
+			if sh.o.Absent != nil {
+				if err := sh.o.Absent(name); err != nil {
+					_ = sh.fail(err)
+					return found{}, false
+				}
+			}
 			fi, err := sh.lookup(at, true)
 			if there = err == nil; there {
 				a = fi.(info).Attr

@@ -6,6 +6,7 @@ import (
 	"io"
 	"io/fs"
 	"maps"
+	"path"
 	"slices"
 	"strings"
 
@@ -183,6 +184,14 @@ func (sh *session) nested(ctx context.Context, p *command.Proc, s Script, at str
 		}
 		s.Text = text
 	}
+	if sh.o.Programs && sh.o.Exec != nil && strange(s) {
+		if shell := sh.shellFile(p, s); shell != nil {
+			exit, found, err := sh.o.Exec(ctx, shell.path, shell.proc(p, s, at))
+			if err != nil || found {
+				return exit, err
+			}
+		}
+	}
 	o := sh.o
 	o.Env = nil
 	for _, name := range slices.Sorted(maps.Keys(p.Env)) {
@@ -193,4 +202,47 @@ func (sh *session) nested(ctx context.Context, p *command.Proc, s Script, at str
 	o.Home, o.User = "", ""
 	o.Stdin, o.Stdout, o.Stderr = p.Stdin, p.Stdout, p.Stderr
 	return run(ctx, s, o, sh.depth+1, sh.writers)
+}
+
+// strange reports whether the interpreter can't read a script.
+func strange(s Script) bool {
+	_, problems, err := parse(s.Text, s.Dialect, s.name(), s.Options)
+	return err != nil || len(problems) > 0
+}
+
+// shellFile is a shell of the tree.
+type shellFile struct{ path string }
+
+// shellFile finds the shell of the tree for a script; nil if there is none.
+func (sh *session) shellFile(p *command.Proc, s Script) *shellFile {
+	names := []string{"sh"}
+	if s.Dialect == Bash {
+		names = []string{"bash"}
+	}
+	if base := path.Base(p.Args[0]); isShell(base) {
+		names = append([]string{base}, names...)
+	}
+	for _, name := range names {
+		for dir := range strings.SplitSeq(p.Env["PATH"]+":/bin:/usr/bin", ":") {
+			at := path.Join("/", dir, name)
+			if fi, err := sh.lookup(at, true); err == nil && fi.Mode().IsRegular() {
+				return &shellFile{at}
+			}
+		}
+	}
+	return nil
+}
+
+// proc is the call of the shell that runs the script; at is its file, empty if it has
+// none.
+func (f *shellFile) proc(p *command.Proc, s Script, at string) *command.Proc {
+	q := *p
+	q.Args = append([]string{path.Base(f.path)}, s.Options...)
+	if at != "" {
+		q.Args = append(q.Args, at)
+	} else {
+		q.Args = append(q.Args, "-c", s.Text, s.name())
+	}
+	q.Args = append(q.Args, s.Args...)
+	return &q
 }

@@ -70,7 +70,14 @@ type Options struct {
 	CommandDialect command.Dialect
 	// Exec runs a program of the tree, found at path (absolute), that is no shell
 	// script. found is false if it can't be run; then the script is refused. May be nil.
-	Exec    func(ctx context.Context, path string, p *command.Proc) (exit int, found bool, err error)
+	Exec func(ctx context.Context, path string, p *command.Proc) (exit int, found bool, err error)
+	// Programs says that Exec runs the shells of the tree too: they get the scripts
+	// that the interpreter can't read.
+	Programs bool
+	// Absent is asked about a command that is none of ours and would be in the part of
+	// the tree that wasn't read. Its error ends the script; without one the tree is
+	// read. May be nil.
+	Absent  func(name string) error
 	Stdin   io.Reader // nil is empty
 	Stdout  io.Writer // as Stderr, may be written to concurrently with it, but never with itself
 	Stderr  io.Writer

@@ -159,9 +159,12 @@ func (w *Worktree) Checkout(ctx context.Context, t *filetree.Tree) error {
 
 // clear removes from the directory what the state doesn't know or the tree hasn't.
 func (w *Worktree) clear(changes []filetree.Change) error {
-	wanted := map[string]filetree.Change{}
+	wanted, parents := map[string]filetree.Change{}, map[string]bool{}
 	for _, c := range changes {
 		wanted[c.Path] = c
+		for dir := path.Dir(c.Path); dir != "/" && !parents[dir]; dir = path.Dir(dir) {
+			parents[dir] = true
+		}
 	}
 	var remove []string
 	err := filepath.WalkDir(w.o.Dir, func(file string, d fs.DirEntry, err error) error {
@@ -179,7 +182,7 @@ func (w *Worktree) clear(changes []filetree.Change) error {
 		c, want := wanted[name]
 		info, ierr := d.Info()
 		if d.IsDir() {
-			if want && !c.IsDir() || !want && !parentOf(name, wanted) {
+			if want && !c.IsDir() || !want && !parents[name] {
 				remove = append(remove, file)
 				return fs.SkipDir
 			}
@@ -208,15 +211,6 @@ func (w *Worktree) clear(changes []filetree.Change) error {
 	return nil
 }
 
-func parentOf(dir string, wanted map[string]filetree.Change) bool {
-	for name := range wanted {
-		if strings.HasPrefix(name, dir+"/") {
-			return true
-		}
-	}
-	return false
-}
-
 func (w *Worktree) name(file string) string {
 	r, err := filepath.Rel(w.o.Dir, file)
 	if err != nil || r == "." {
@@ -226,6 +220,14 @@ func (w *Worktree) name(file string) string {
 }
 
 func (w *Worktree) remove(name string) error {
+	if known, ok := w.disk[name]; ok && !known.Mode.IsDir() {
+		delete(w.disk, name)
+		return w.removeDisk(name)
+	} else if !ok {
+		if _, err := w.root.Lstat(rel(name)); errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+	}
 	for known := range w.disk {
 		if known == name || strings.HasPrefix(known, name+"/") {
 			delete(w.disk, known)
@@ -259,8 +261,10 @@ func key(c filetree.Content) string {
 // write puts one file of the tree on disk, unless it is there already.
 func (w *Worktree) write(c filetree.Change) error {
 	name := rel(c.Path)
-	if err := w.root.MkdirAll(filepath.Dir(name), 0o755); err != nil {
-		return err
+	if parent, ok := w.disk[path.Dir(c.Path)]; !ok || !parent.Mode.IsDir() {
+		if err := w.root.MkdirAll(filepath.Dir(name), 0o755); err != nil {
+			return err
+		}
 	}
 	known, ok := w.disk[c.Path]
 	perm := c.Mode.Perm()
