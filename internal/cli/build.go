@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/anyarch/anyarch/internal/base"
 	"github.com/anyarch/anyarch/internal/cache"
+	"github.com/anyarch/anyarch/internal/gobuild"
 	"github.com/anyarch/anyarch/internal/gotool"
 	"github.com/anyarch/anyarch/internal/image"
 	"github.com/anyarch/anyarch/internal/layer"
@@ -24,6 +26,8 @@ import (
 	"github.com/anyarch/anyarch/internal/prove"
 	"github.com/anyarch/anyarch/internal/publish"
 	"github.com/anyarch/anyarch/internal/refusal"
+	"github.com/anyarch/anyarch/internal/store"
+	"github.com/anyarch/anyarch/internal/trace"
 	"github.com/anyarch/anyarch/internal/ui"
 )
 
@@ -34,6 +38,8 @@ type buildFlags struct {
 	metadataFile string
 	dryRun       bool
 	cacheSize    string
+	noPrint      bool // no fingerprints
+	traceFile    string
 	docker       dockerfileFlags
 
 	noOutputs bool // the image stays in the cache alone
@@ -80,6 +86,8 @@ func (b *buildFlags) register(f *pflag.FlagSet) {
 	f.StringVar(&b.latest, "latest", "newest", "when the tag latest moves beside a version: newest|always|never")
 	f.StringVar(&b.metadataFile, "metadata-file", "", "write what was made to this `FILE`, as JSON")
 	f.BoolVar(&b.req.ByDigest, "push-by-digest", false, "push to the repository of -t and move no tag; anyarch index create --from puts results together")
+	f.BoolVar(&b.noPrint, "no-fingerprint", false, "ask the go command even where nothing seems to have changed")
+	f.StringVar(&b.traceFile, "trace", "", "write what the run spent its time on to this `FILE`, for ui.perfetto.dev")
 	f.BoolVar(&b.dryRun, "dry-run", false, "do everything except writing to registries")
 	cacheSizeFlag(f, &b.cacheSize)
 	b.docker.register(f)
@@ -144,10 +152,19 @@ const defaultOutput = "default"
 
 // build makes the plan, runs it and shows what came of it. printRefs writes
 // one line per image to standard output.
-func (a *app) build(ctx context.Context, b *buildFlags, targets []string, printRefs bool) (*pipeline.Outcome, error) {
+func (a *app) build(ctx context.Context, b *buildFlags, targets []string, printRefs bool) (_ *pipeline.Outcome, err error) {
 	event, err := a.show(1)
 	if err != nil {
 		return nil, err
+	}
+	if b.traceFile != "" {
+		recorder := trace.New()
+		ctx, event = trace.With(ctx, recorder), recorder.Sink(event)
+		defer func() {
+			if writeErr := a.writeTrace(b.traceFile, recorder); err == nil {
+				err = writeErr
+			}
+		}()
 	}
 	req := b.req
 	req.Dir, req.Targets = a.Dir, targets
@@ -198,7 +215,7 @@ func (a *app) build(ctx context.Context, b *buildFlags, targets []string, printR
 		if outcome, err = e.run(ctx, walk); err != nil {
 			return nil, err
 		}
-	} else if p, err = a.planPackages(ctx, req, kept.Programs(), bases, event); err != nil {
+	} else if p, err = a.planPackages(ctx, req, kept.Programs(), bases, a.unchanged(b, kept.Memo()), event); err != nil {
 		return nil, err
 	} else if outcome, err = walk(nil); err != nil {
 		return nil, err
@@ -241,8 +258,37 @@ func (a *app) build(ctx context.Context, b *buildFlags, targets []string, printR
 	return outcome, nil
 }
 
+// unchanged is what spares builds of which nothing has changed; nil if that isn't
+// wanted.
+func (a *app) unchanged(b *buildFlags, memo *store.Memo) *gobuild.Unchanged {
+	if b.noPrint {
+		return nil
+	}
+	self := Version()
+	// Versions in the making share a name.
+	if path, err := os.Executable(); err == nil {
+		if info, err := os.Stat(path); err == nil {
+			self += fmt.Sprint(" ", info.Size(), " ", info.ModTime().UnixNano())
+		}
+	}
+	return &gobuild.Unchanged{Memo: memo, Self: self}
+}
+
+// writeTrace writes what a run spent its time on, also of one that failed.
+func (a *app) writeTrace(file string, recorder *trace.Recorder) error {
+	var text bytes.Buffer
+	_, err := recorder.WriteTo(&text)
+	if err == nil {
+		err = os.WriteFile(a.absolute(file), text.Bytes(), 0o644)
+	}
+	if err != nil {
+		return &refusal.Error{Code: "PA602", Place: "--trace " + file, Summary: "can't write here", Seen: []string{err.Error()}, Err: err}
+	}
+	return nil
+}
+
 // planPackages makes the plan of Go packages.
-func (a *app) planPackages(ctx context.Context, req plan.Request, programs string, bases *base.Resolver, event progress.Sink) (*plan.Plan, error) {
+func (a *app) planPackages(ctx context.Context, req plan.Request, programs string, bases *base.Resolver, unchanged *gobuild.Unchanged, event progress.Sink) (*plan.Plan, error) {
 	toolchain, err := gotool.Find(gotool.Options{Getenv: a.Getenv, LookPath: a.LookPath})
 	if err != nil {
 		return nil, err
@@ -250,7 +296,7 @@ func (a *app) planPackages(ctx context.Context, req plan.Request, programs strin
 	revision := a.newRevision(ctx, plan.SourceDir(req), event)
 	maker := plan.Maker{
 		Toolchain: toolchain, CacheDir: programs, Getenv: a.Getenv,
-		Bases: bases, Expand: revision.expand, Source: revision.source,
+		Bases: bases, Expand: revision.expand, Source: revision.source, Unchanged: unchanged,
 	}
 	end := event.Start("", "", progress.Resolve, strings.Join(req.Targets, " "))
 	p, err := maker.Make(ctx, req)

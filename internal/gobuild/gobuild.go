@@ -23,6 +23,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/gofrs/flock"
@@ -62,6 +63,10 @@ type Builder struct {
 	AllowOutside bool
 	// CC names the C compiler per platform. Where it is set, cgo is on.
 	CC map[platform.Platform]string
+	// Unchanged spares builds of which nothing has changed; nil asks go each time.
+	Unchanged *Unchanged
+	// Jobs bounds how much the go commands of a run do at once; nil doesn't.
+	Jobs *Jobs
 }
 
 // Packages finds the main packages that patterns mean, as `go build` would:
@@ -103,7 +108,7 @@ func (b *Builder) Packages(ctx context.Context, patterns []string, p platform.Pl
 			packages = append(packages, found...)
 			continue
 		}
-		found, err := b.list(ctx, root, byRoot[root], p, flags)
+		found, err := b.remembered(ctx, root, byRoot[root], p, flags)
 		if err != nil && !refused.Add(err) {
 			return nil, err
 		}
@@ -324,6 +329,11 @@ func (b *Builder) suggestMains(ctx context.Context, root string, p platform.Plat
 }
 
 func (b *Builder) golist(ctx context.Context, root string, p platform.Platform, flags Flags, args ...string) ([]listed, error) {
+	return golist[listed](ctx, b, root, p, flags, args...)
+}
+
+// golist runs `go list` and reads what it says of each package.
+func golist[T any](ctx context.Context, b *Builder, root string, p platform.Platform, flags Flags, args ...string) ([]T, error) {
 	common, err := b.commonArgs(flags)
 	if err != nil {
 		return nil, err
@@ -332,16 +342,16 @@ func (b *Builder) golist(ctx context.Context, root string, p platform.Platform, 
 	if err != nil {
 		return nil, err
 	}
-	stdout, stderr, err := run(b.Toolchain.Command(ctx, root, env, slices.Concat([]string{"list"}, common, args)...))
+	stdout, stderr, err := b.run(ctx, root, env, p, slices.Concat([]string{"list"}, common, args)...)
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
 		return nil, b.explain(p, root, stderr, err)
 	}
-	var all []listed
+	var all []T
 	for d := json.NewDecoder(bytes.NewReader(stdout)); ; {
-		var pkg listed
+		var pkg T
 		if err := d.Decode(&pkg); errors.Is(err, io.EOF) {
 			return all, nil
 		} else if err != nil {
@@ -354,8 +364,12 @@ func (b *Builder) golist(ctx context.Context, root string, p platform.Platform, 
 // Programs are the results of one Compile. Close must be called when they have
 // been read; until then no other run replaces them.
 type Programs struct {
+	// Unchanged says that all programs are those of an earlier run: go wasn't asked.
+	Unchanged bool
+
 	files map[string]string
 	locks []*flock.Flock
+	notes sync.WaitGroup // what is written down for the next run
 }
 
 // Path is where the program of a package is.
@@ -363,6 +377,7 @@ func (p *Programs) Path(pkg Package) string { return p.files[pkg.ImportPath] }
 
 // Close lets other runs build in the same place.
 func (p *Programs) Close() {
+	p.notes.Wait()
 	for _, lock := range p.locks {
 		lock.Close()
 	}
@@ -373,7 +388,7 @@ func (p *Programs) Close() {
 // names platform, file and line: PA111 where cgo is missing, PA112 otherwise,
 // PA119 where a module can't be had.
 func (b *Builder) Compile(ctx context.Context, packages []Package, flags []Flags, p platform.Platform) (*Programs, error) {
-	programs := &Programs{files: map[string]string{}}
+	programs := &Programs{files: map[string]string{}, Unchanged: true}
 	for _, group := range b.groups(packages, flags) {
 		if err := b.compileGroup(ctx, group, p, programs); err != nil {
 			programs.Close()
@@ -442,31 +457,82 @@ func (b *Builder) compileGroup(ctx context.Context, g *group, p platform.Platfor
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return diskError(dir, err)
 	}
+	attempt := b.attempt(g, p, args, env, dir)
+	superfluous := attempt.superfluous(ctx)
+	if !superfluous {
+		programs.Unchanged = false
+		if err := b.goBuild(ctx, g, p, env, args, dir, attempt); err != nil {
+			return err
+		}
+	}
+	for _, pkg := range g.packages {
+		file := g.program(dir, pkg, p)
+		if _, err := os.Stat(file); err != nil {
+			return fmt.Errorf("%s: go build left no program for %s: %w", p, pkg.ImportPath, err)
+		}
+		programs.files[pkg.ImportPath] = file
+	}
+	if !superfluous && attempt != nil {
+		programs.notes.Go(func() { attempt.remember(ctx) })
+	}
+	// A mark for trimming the cache: this set of programs was used now.
+	now := time.Now()
+	_ = os.Chtimes(dir, now, now)
+	return nil
+}
+
+// goBuild has the go command build a group into dir.
+func (b *Builder) goBuild(ctx context.Context, g *group, p platform.Platform, env, args []string, dir string, a *attempt) error {
+	parallel, done, err := b.Jobs.start(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
+	if parallel > 0 && !slices.ContainsFunc(args, func(arg string) bool { name, _ := flagName(arg); return name == "-p" }) {
+		args = append(args, fmt.Sprintf("-p=%d", parallel))
+	}
 	args = append(args, "-o", dir+string(filepath.Separator))
 	for _, pkg := range g.packages {
 		args = append(args, pkg.ImportPath)
+		dropDamaged(g.program(dir, pkg, p))
 	}
-	_, stderr, err := run(b.Toolchain.Command(ctx, g.root, env, args...))
+	a.begin()
+	_, stderr, err := b.run(ctx, g.root, env, p, args...)
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
 	if err != nil {
 		return b.explain(p, g.root, stderr, err)
 	}
-	for _, pkg := range g.packages {
-		file := filepath.Join(dir, pkg.Name)
-		if p.OS == "windows" {
-			file += ".exe"
-		}
-		if _, err := os.Stat(file); err != nil {
-			return fmt.Errorf("%s: go build left no program for %s: %w", p, pkg.ImportPath, err)
-		}
-		programs.files[pkg.ImportPath] = file
-	}
-	// A mark for trimming the cache: this set of programs was used now.
-	now := time.Now()
-	_ = os.Chtimes(dir, now, now)
 	return nil
+}
+
+// dropDamaged removes what is no program from where one goes: go build wouldn't replace
+// it.
+func dropDamaged(file string) {
+	f, err := os.Open(file)
+	if err != nil {
+		return
+	}
+	var head [4]byte
+	_, err = io.ReadFull(f, head[:])
+	f.Close()
+	switch string(head[:]) {
+	case "\x7fELF", "\xfe\xed\xfa\xce", "\xfe\xed\xfa\xcf", "\xce\xfa\xed\xfe", "\xcf\xfa\xed\xfe", "\x00asm":
+	default:
+		if err != nil || string(head[:2]) != "MZ" {
+			_ = os.Remove(file) // go says what is wrong
+		}
+	}
+}
+
+// program is where go build puts the program of a package.
+func (g *group) program(dir string, pkg Package, p platform.Platform) string {
+	file := filepath.Join(dir, pkg.Name)
+	if p.OS == "windows" {
+		file += ".exe"
+	}
+	return file
 }
 
 // ldflagArgs gives each package its own linker flags, in one go build.

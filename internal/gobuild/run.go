@@ -2,15 +2,21 @@ package gobuild
 
 import (
 	"bytes"
-	"os/exec"
+	"context"
+	"strings"
+
+	"github.com/anyarch/anyarch/internal/platform"
+	"github.com/anyarch/anyarch/internal/trace"
 )
 
 // maxOutput bounds what is kept of the go command's messages, in bytes.
 const maxOutput = 256 << 10
 
-// run starts cmd and collects what it prints; of messages only the first and
-// last part.
-func run(cmd *exec.Cmd) (stdout, stderr []byte, err error) {
+// run runs go and collects what it prints; of messages only the first and last part.
+func (b *Builder) run(ctx context.Context, dir string, env []string, p platform.Platform, args ...string) (stdout, stderr []byte, err error) {
+	end := trace.Start(ctx, trace.Process, "go "+args[0]+" "+p.String())
+	defer func() { end("args", strings.Join(args, " "), "dir", dir) }()
+	cmd := b.Toolchain.Command(ctx, dir, env, args...)
 	var out bytes.Buffer
 	var messages headTail
 	cmd.Stdout, cmd.Stderr = &out, &messages

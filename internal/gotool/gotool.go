@@ -133,6 +133,32 @@ func readEnvFile(getenv func(string) string) map[string]string {
 // Path is the go command.
 func (t *Toolchain) Path() string { return t.path }
 
+// Home is the GOROOT that the go command belongs to; false if it stands alone, as a
+// script that chooses among several does.
+func (t *Toolchain) Home() (dir string, ok bool) {
+	resolved, err := filepath.EvalSymlinks(t.path)
+	if err != nil {
+		return "", false
+	}
+	dir = filepath.Dir(filepath.Dir(resolved))
+	if info, err := os.Stat(filepath.Join(dir, "VERSION")); err != nil || !info.Mode().IsRegular() {
+		return "", false
+	}
+	info, err := os.Stat(filepath.Join(dir, "pkg", "tool"))
+	return dir, err == nil && info.IsDir()
+}
+
+// Settings are the caller's settings of the go command, as KEY=value.
+func (t *Toolchain) Settings() []string {
+	var list []string
+	for _, key := range settings {
+		if v := t.Setting(key); v != "" {
+			list = append(list, key+"="+v)
+		}
+	}
+	return list
+}
+
 // GoFlags is the caller's GOFLAGS. They never reach the go command: see
 // gobuild, which takes over the harmless ones and refuses the others.
 func (t *Toolchain) GoFlags() string { return t.goflags }

@@ -21,6 +21,7 @@ import (
 	"github.com/anyarch/anyarch/internal/platform"
 	"github.com/anyarch/anyarch/internal/prove"
 	"github.com/anyarch/anyarch/internal/refusal"
+	"github.com/anyarch/anyarch/internal/trace"
 )
 
 // factsVersion rises when more is read from programs, so that what was
@@ -77,11 +78,13 @@ func (r *run) packPrograms(ctx context.Context, target plan.Image, p platform.Pl
 			Open: func() (io.ReadCloser, error) { return os.Open(f.path) },
 		})
 	}
+	end := trace.Start(ctx, trace.Layer, p.String()+" "+target.Name)
 	options := r.layerOptions(p)
 	slot := r.slot(target, p)
 	options.Earlier = r.recallBlocks(slot)
 	options.Made = func(b layer.Blocks) { r.rememberBlocks(slot, b) }
 	l, err = layer.Write(ctx, r.cache, entries, options)
+	end("files", fmt.Sprint(len(entries)), "bytes", fmt.Sprint(l.Descriptor.Size), "digest", l.Descriptor.Digest.String())
 	if err != nil {
 		return image.Layer{}, nil, false, err
 	}
@@ -254,7 +257,9 @@ func (r *run) packFiles(ctx context.Context, files []plan.File, p platform.Platf
 			binaries = append(binaries, b)
 		}
 	}
+	end := trace.Start(ctx, trace.Layer, p.String()+" files")
 	l, err := layer.Write(ctx, r.cache, entries, r.layerOptions(p))
+	end("files", fmt.Sprint(len(entries)), "bytes", fmt.Sprint(l.Descriptor.Size), "digest", l.Descriptor.Digest.String())
 	if err != nil {
 		return image.Layer{}, nil, err
 	}

@@ -194,9 +194,6 @@ func (r *run) build(ctx context.Context, sessions [][]*publish.Session) ([][]Pla
 	for i := range results {
 		results[i] = make([]PlatformOutcome, len(r.plan.Platforms))
 	}
-	// The go command uses all cores where it can; linking can't. Two at once
-	// keep two cores busy, and memory bounded: links are its peak.
-	compiling := make(chan struct{}, max(2, runtime.NumCPU()/2))
 	uploads, uploadCtx := errgroup.WithContext(ctx)
 	uploads.SetLimit(8)
 	var (
@@ -205,7 +202,7 @@ func (r *run) build(ctx context.Context, sessions [][]*publish.Session) ([][]Pla
 	)
 	for j, p := range r.plan.Platforms {
 		wg.Go(func() {
-			errs[j] = r.buildPlatform(ctx, p, compiling, func(i int, b PlatformOutcome) {
+			errs[j] = r.buildPlatform(ctx, p, func(i int, b PlatformOutcome) {
 				results[i][j] = b
 				if b.Cached || r.fails.Load() || r.DryRun {
 					return // most probably there already: asked for later, by tag
@@ -242,14 +239,9 @@ func (r *run) build(ctx context.Context, sessions [][]*publish.Session) ([][]Pla
 }
 
 // buildPlatform makes all images for one platform and hands each to done.
-func (r *run) buildPlatform(ctx context.Context, p platform.Platform, compiling chan struct{}, done func(i int, b PlatformOutcome)) error {
+func (r *run) buildPlatform(ctx context.Context, p platform.Platform, done func(i int, b PlatformOutcome)) error {
 	if r.Build != nil {
 		return r.buildOther(ctx, p, done)
-	}
-	select {
-	case compiling <- struct{}{}:
-	case <-ctx.Done():
-		return context.Cause(ctx)
 	}
 	var packages []gobuild.Package
 	var flags []gobuild.Flags
@@ -261,7 +253,6 @@ func (r *run) buildPlatform(ctx context.Context, p platform.Platform, compiling 
 	begin := time.Now()
 	programs, err := r.plan.Builder.Compile(ctx, packages, flags, p)
 	took := time.Since(begin)
-	<-compiling
 	if err != nil {
 		why := "does not compile"
 		if ctx.Err() != nil {
@@ -271,7 +262,11 @@ func (r *run) buildPlatform(ctx context.Context, p platform.Platform, compiling 
 		return err
 	}
 	defer programs.Close()
-	end(progress.Done, names(packages))
+	state := progress.Done
+	if programs.Unchanged {
+		state = progress.Cached
+	}
+	end(state, names(packages))
 
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(runtime.NumCPU())

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"os"
 	"path"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -47,6 +48,8 @@ type Maker struct {
 	Toolchain *gotool.Toolchain
 	Bases     *base.Resolver
 	CacheDir  string // where compiled programs are kept
+	// Unchanged spares builds of which nothing has changed; nil asks go each time.
+	Unchanged *gobuild.Unchanged
 	Getenv    func(string) string
 	// Expand executes a template; place says where it stands, for refusals.
 	Expand func(place, text string, v Vars) (string, error)
@@ -142,6 +145,7 @@ func (m *Maker) Make(ctx context.Context, req Request) (*Plan, error) {
 	if err := refused.Err(); err != nil {
 		return nil, err
 	}
+	p.Builder.Jobs = gobuild.NewJobs(runtime.NumCPU(), len(p.Platforms))
 	return p, nil
 }
 
@@ -258,7 +262,7 @@ func sourceDateEpoch(getenv func(string) string) (time.Time, error) {
 func (m *Maker) builder(p *Plan, req Request) (*gobuild.Builder, error) {
 	b := &gobuild.Builder{
 		Toolchain: m.Toolchain, CacheDir: m.CacheDir, Dir: req.Dir, Getenv: m.Getenv,
-		AllowOutside: req.AllowOutside, CC: map[platform.Platform]string{},
+		AllowOutside: req.AllowOutside, CC: map[platform.Platform]string{}, Unchanged: m.Unchanged,
 	}
 	var refused refusal.Collect
 	for _, text := range req.CC {

@@ -10,9 +10,12 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"strconv"
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/anyarch/anyarch/internal/trace"
 )
 
 // reach is how far away an address is. A registry may send its client to
@@ -293,8 +296,15 @@ func (h *host) send(ctx context.Context, q *request, u *url.URL, authorization s
 			req.Body = http.NoBody
 		}
 	}
+	// Not the query: it may hold what lets its bearer in.
+	end := trace.Start(ctx, trace.Request, q.method+" "+u.Path)
 	resp, err := carrier.RoundTrip(req)
 	dog.answer()
+	if err != nil {
+		end("host", u.Host, "error", "no answer")
+	} else {
+		end("host", u.Host, "status", strconv.Itoa(resp.StatusCode))
+	}
 	if err != nil {
 		if context.Cause(watched) == errIdle {
 			err = fmt.Errorf("%w (%v)", errIdle, h.client.idle)
