@@ -21,6 +21,7 @@ import (
 	"github.com/anyarch/anyarch/internal/buildcontext"
 	"github.com/anyarch/anyarch/internal/dockerfile"
 	"github.com/anyarch/anyarch/internal/filetree"
+	"github.com/anyarch/anyarch/internal/gobuild/buildid"
 	"github.com/anyarch/anyarch/internal/gotool"
 	"github.com/anyarch/anyarch/internal/native"
 	"github.com/anyarch/anyarch/internal/native/sandbox"
@@ -238,8 +239,31 @@ func (a *app) prepareNative(ctx context.Context, b *buildFlags, in *dockerInput,
 		ModCache: modules, BuildCache: builds, GoEnv: goTool.Network(), Proxy: goTool.Proxies(),
 		BuildPlatform: platform.Local(), Secrets: in.secrets, Compression: in.plan.Compression,
 		LayerTime: in.plan.LayerTime, Now: in.clock, GoVersion: d.goVersion, OverrideArch: d.override, Offline: d.network == "none",
+		Version: programID(), NoCache: d.noCache,
 	})
 	return out, nil
+}
+
+// programID identifies this very program, so that results of another version aren't
+// taken over.
+func programID() string {
+	path, err := os.Executable()
+	if err != nil {
+		return ""
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return ""
+	}
+	defer func() { _ = f.Close() }()
+	if id := buildid.Read(f); id != "" {
+		return id
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return ""
+	}
+	return fmt.Sprintf("%s %d %d", Version(), info.Size(), info.ModTime().UnixNano())
 }
 
 // packageMirror reads --package-mirror FROM=TO: the first that fits counts.

@@ -106,6 +106,7 @@ func TestScripts(t *testing.T) {
 			"replace":     replace,
 			"config-only": configOnly,
 			"buildx":      asBuildx,
+			"edits":       edits,
 		},
 	})
 }

@@ -116,6 +116,12 @@ func (d *deferrals) clone() *deferrals {
 	return &deferrals{list: slices.Clone(d.list)}
 }
 
+func (d *deferrals) len() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return len(d.list)
+}
+
 func (d *deferrals) add(c deferredCommand) {
 	d.mu.Lock()
 	defer d.mu.Unlock()

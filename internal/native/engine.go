@@ -15,6 +15,7 @@ import (
 	"github.com/anyarch/anyarch/internal/base"
 	"github.com/anyarch/anyarch/internal/dockerfile"
 	"github.com/anyarch/anyarch/internal/filetree"
+	"github.com/anyarch/anyarch/internal/native/download"
 	"github.com/anyarch/anyarch/internal/native/fileop"
 	"github.com/anyarch/anyarch/internal/progress"
 	"github.com/anyarch/anyarch/internal/refusal"
@@ -52,6 +53,9 @@ func (b *Build) edgeIn(ctx context.Context, g *dockerfile.Graph, e dockerfile.Ed
 // same steps of several platforms are one. hosted says that it is part of a hosted
 // stage here, with all before it in the stage.
 func (b *Build) eval(ctx context.Context, g *dockerfile.Graph, op *dockerfile.Op, hosted bool) ([]*state, error) {
+	if outputs, ok, err := b.restore(ctx, g, op, hosted); ok || err != nil {
+		return outputs, err
+	}
 	inputs := make([]*state, len(op.Inputs))
 	group, gctx := errgroup.WithContext(ctx)
 	for i, e := range op.Inputs {
@@ -72,6 +76,9 @@ func (b *Build) eval(ctx context.Context, g *dockerfile.Graph, op *dockerfile.Op
 	if !bound && errors.Is(err, errPlatform) {
 		// It read a file of the base after all.
 		outputs, err = b.execute(ctx, g, op, inputs, key+" "+g.Platform.String(), true)
+	}
+	if err == nil {
+		b.name(op, outputs, hosted)
 	}
 	var known *needsHost
 	if errors.Is(err, errHost) && !errors.As(err, &known) {
@@ -139,6 +146,7 @@ func (b *Build) execute(ctx context.Context, g *dockerfile.Graph, op *dockerfile
 	value, err := shared(ctx, &b.memo, key, func() (any, error) {
 		label := b.label(g, op, bound)
 		end := func(progress.State, string) {}
+		ctx, asked := download.Watch(ctx)
 		if op.Name != "" && op.Source == nil {
 			end = b.o.Event.Start("", label, progress.Build, op.Name)
 		}
@@ -161,6 +169,15 @@ func (b *Build) execute(ctx context.Context, g *dockerfile.Graph, op *dockerfile
 		for i, o := range outputs {
 			if o != nil && op.Source == nil {
 				o.key, o.bound = fmt.Sprintf("%s/%d", key, i), bound
+			}
+			if o != nil {
+				o.sources = sourcesOf(inputs, asked)
+			}
+		}
+		if op.Exec != nil {
+			if err := b.keep(op, inputs, outputs, bound); err != nil {
+				end(progress.Failed, op.Name)
+				return nil, b.locate(op, err)
 			}
 		}
 		end(progress.Done, op.Name)
@@ -228,7 +245,7 @@ func (b *Build) open(ctx context.Context, g *dockerfile.Graph, op *dockerfile.Op
 	case s.Image != "":
 		return b.source(ctx, g, op)
 	case s.Local != nil:
-		t, err := b.o.Local(ctx, *s.Local)
+		t, err := b.local(ctx, op)
 		return &state{key: op.Key, tree: t, deferred: &deferrals{}}, err
 	case s.HTTP != nil:
 		t, err := b.download(ctx, *s.HTTP)

@@ -11,6 +11,7 @@ import (
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/anyarch/anyarch/internal/base"
 	"github.com/anyarch/anyarch/internal/dockerfile"
 	"github.com/anyarch/anyarch/internal/filetree"
 	"github.com/anyarch/anyarch/internal/image"
@@ -34,31 +35,92 @@ type Result struct {
 // Run executes the graph of one platform. It may be called for all graphs of the
 // build at once; what they have in common runs once.
 func (b *Build) Run(ctx context.Context, g *dockerfile.Graph) (*Result, error) {
-	if err := b.evaluate(ctx, g); err != nil {
+	if err := b.cacheKeys(ctx); err != nil {
 		return nil, err
 	}
-	chain, err := b.chain(ctx, g)
-	if err != nil {
-		return nil, err
-	}
-	if len(chain) > 1 && chain[0].after.stage != nil && chain[0].after.stage.goBuilder {
-		b.warn(platform.Platform{}, "%s: the image has the Go toolchain of its base, but not the module and build caches that go left behind: they would make it another one every time", b.place(chain[0].op))
-	}
-	r := &Result{Platform: g.Platform, Places: map[string]string{}}
+	r := &Result{Platform: g.Platform, Places: map[string]string{}, Config: g.Config}
 	var config struct {
 		History []ocispec.History `json:"history"`
 	}
 	if err := json.Unmarshal(g.Config, &config); err != nil {
 		return nil, err
 	}
-	r.Config = g.Config
-	end := b.o.Event.Start("", g.Platform.String(), progress.Pack, "")
-	if err := b.pack(ctx, g, chain, config.History, r); err != nil {
-		end(progress.Failed, "")
+	ops := finalOps(g)
+	var img *base.Image
+	if len(ops) > 0 && ops[0].Source != nil && ops[0].Source.Image != "" {
+		p := g.Platform
+		if ops[0].Platform != nil && b.pinned(g, ops[0]) {
+			p = *ops[0].Platform
+		}
+		found, err := b.o.Image(ctx, ops[0].Source.Image, p)
+		if err != nil {
+			return nil, b.locate(ops[0], err)
+		}
+		img = &found
+	}
+	if img != nil && len(ops) > 1 && goVersion(img.Config.Config.Env) != "" {
+		b.warn(platform.Platform{}, "%s: the image has the Go toolchain of its base, but not the module and build caches that go left behind: they would make it another one every time", b.place(ops[0]))
+	}
+	own := ops
+	if img != nil {
+		own = ops[1:]
+	}
+	layers, ok := b.keptLayers(ctx, own)
+	if ok {
+		b.o.Event.Start("", g.Platform.String(), progress.Build, rootName(g))(progress.Cached, rootName(g))
+	} else {
+		if err := b.evaluate(ctx, g); err != nil {
+			return nil, err
+		}
+		end := b.o.Event.Start("", g.Platform.String(), progress.Pack, "")
+		var err error
+		if layers, err = b.packLayers(ctx, g, img != nil); err != nil {
+			end(progress.Failed, "")
+			return nil, err
+		}
+		end(progress.Done, "")
+	}
+	b.assemble(img, ops, own, layers, config.History, r)
+	return r, nil
+}
+
+// finalOps are the operations that the root file system goes through, the base first.
+func finalOps(g *dockerfile.Graph) []*dockerfile.Op {
+	var list []*dockerfile.Op
+	for at := g.Root; at.Op != nil; at = below(at) {
+		list = append(list, at.Op)
+	}
+	slices.Reverse(list)
+	return list
+}
+
+// rootName is the last instruction of a graph.
+func rootName(g *dockerfile.Graph) string {
+	if g.Root.Op == nil {
+		return ""
+	}
+	return g.Root.Op.Name
+}
+
+// packLayers makes one layer of every operation that changed something.
+func (b *Build) packLayers(ctx context.Context, g *dockerfile.Graph, hasBase bool) ([]*image.Layer, error) {
+	steps, err := b.chain(ctx, g)
+	if err != nil {
 		return nil, err
 	}
-	end(progress.Done, fmt.Sprintf("%d bytes", r.Added))
-	return r, nil
+	if hasBase {
+		steps = steps[1:]
+	}
+	layers := make([]*image.Layer, len(steps))
+	for i, s := range steps {
+		l, err := b.layer(ctx, s)
+		if err != nil {
+			return nil, b.locate(s.op, err)
+		}
+		layers[i] = l
+		b.keepLayer(s, l)
+	}
+	return layers, nil
 }
 
 // evaluate makes the file system of the image, again whenever a script turned out to
@@ -127,49 +189,32 @@ func below(e dockerfile.Edge) dockerfile.Edge {
 	return op.Inputs[at]
 }
 
-// pack makes one layer of every instruction that changed something, and the
-// history that says which.
-func (b *Build) pack(ctx context.Context, g *dockerfile.Graph, chain []step, history []ocispec.History, r *Result) error {
-	steps := chain
-	var base []ocispec.History
-	if len(steps) > 0 && steps[0].op.Source != nil && steps[0].op.Source.Image != "" {
-		img := steps[0].after.stage.image
-		if steps[0].after.stage.neutral {
-			var err error
-			if img, err = b.o.Image(ctx, steps[0].after.stage.ref, g.Platform); err != nil {
-				return err
-			}
-		}
+// assemble puts the layers of the base and of the operations into a result, with the
+// history that says which is of what.
+func (b *Build) assemble(img *base.Image, ops, steps []*dockerfile.Op, layers []*image.Layer, history []ocispec.History, r *Result) {
+	var inherited []ocispec.History
+	if img != nil {
 		for _, l := range img.Layers {
 			r.Layers = append(r.Layers, l)
-			r.Places[l.Descriptor.Digest.String()] = b.place(steps[0].op)
+			r.Places[l.Descriptor.Digest.String()] = b.place(ops[0])
 		}
-		base = img.Config.History
+		inherited = img.Config.History
 		r.Base = len(r.Layers)
-		steps = steps[1:]
 	}
 	// The history of the instructions follows that of the base, one entry with a
 	// layer for each operation.
 	own := history
-	if len(base) <= len(history) {
-		own = history[len(base):]
+	if len(inherited) <= len(history) {
+		own = history[len(inherited):]
 	}
-	layers := make([]*image.Layer, len(steps))
-	for i, s := range steps {
-		l, err := b.layer(ctx, s)
-		if err != nil {
-			return b.locate(s.op, err)
-		}
-		layers[i] = l
-	}
-	r.History = slices.Clone(base)
+	r.History = slices.Clone(inherited)
 	next := 0
 	created := b.o.LayerTime.UTC()
 	for _, h := range own {
 		h.Created = &created
 		if !h.EmptyLayer {
 			if next < len(steps) && layers[next] != nil {
-				b.add(r, steps[next].op, layers[next])
+				b.add(r, steps[next], layers[next])
 			} else {
 				h.EmptyLayer = true // it changed nothing
 			}
@@ -179,11 +224,10 @@ func (b *Build) pack(ctx context.Context, g *dockerfile.Graph, chain []step, his
 	}
 	for ; next < len(steps); next++ {
 		if layers[next] != nil {
-			b.add(r, steps[next].op, layers[next])
-			r.History = append(r.History, ocispec.History{Created: &created, CreatedBy: steps[next].op.Name, Comment: "buildkit.dockerfile.v0"})
+			b.add(r, steps[next], layers[next])
+			r.History = append(r.History, ocispec.History{Created: &created, CreatedBy: steps[next].Name, Comment: "buildkit.dockerfile.v0"})
 		}
 	}
-	return nil
 }
 
 func (b *Build) add(r *Result, op *dockerfile.Op, l *image.Layer) {

@@ -74,6 +74,10 @@ type Options struct {
 	GoVersion     string    // instead of that of the builder images; empty for theirs
 	OverrideArch  bool      // replace a GOARCH or GOOS that contradicts the platform
 	Offline       bool      // --network=none for everything
+	// Version identifies this program: another one may make something else of the
+	// same. Empty if nothing is to be kept for later runs.
+	Version string
+	NoCache bool // take over nothing of earlier runs
 }
 
 // Secret is the value of a --secret.
@@ -99,6 +103,7 @@ type Build struct {
 	work      worktrees
 	apk       *apk.Session
 	downloads *download.Session
+	results   results
 }
 
 // New prepares a build of graphs, one per platform.
@@ -126,8 +131,12 @@ func New(graphs []*dockerfile.Graph, o Options) *Build {
 	return b
 }
 
-// Close releases the directories of the build. They stay, for the next one.
-func (b *Build) Close() error { return b.work.close() }
+// Close releases the directories of the build. They stay, for the next one, and what
+// was made is remembered for it.
+func (b *Build) Close() error {
+	b.flush(context.Background())
+	return b.work.close()
+}
 
 // place is where an operation stands in the Dockerfile.
 func (b *Build) place(op *dockerfile.Op) string {

@@ -7,12 +7,14 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/anyarch/anyarch/internal/base"
 	"github.com/anyarch/anyarch/internal/base/rootfs"
 	"github.com/anyarch/anyarch/internal/dockerfile"
 	"github.com/anyarch/anyarch/internal/filetree"
 	"github.com/anyarch/anyarch/internal/native/command"
+	"github.com/anyarch/anyarch/internal/native/opcache"
 	"github.com/anyarch/anyarch/internal/native/shell"
 	"github.com/anyarch/anyarch/internal/platform"
 )
@@ -37,6 +39,8 @@ type state struct {
 	// deferred are commands that only matter to who reads the base of a Go
 	// builder: package installations and accounts. They run when somebody does.
 	deferred *deferrals
+	// sources are indexes of packages that it was made with; see cached.go.
+	sources []opcache.Source
 }
 
 // errPlatform is what a step that was thought to be the same on every platform
@@ -158,7 +162,8 @@ func (b *Build) bind(ctx context.Context, s *state, p platform.Platform) *state 
 		return s
 	}
 	bound := *s
-	bound.tree = s.tree.WithLoader(func() (*filetree.Tree, error) {
+	// Forks of the state read one and the same base.
+	bound.tree = s.tree.WithLoader(sync.OnceValues(func() (*filetree.Tree, error) {
 		img := s.stage.image
 		if s.stage.neutral {
 			var err error
@@ -172,7 +177,7 @@ func (b *Build) bind(ctx context.Context, s *state, p platform.Platform) *state 
 		}
 		tree = tree.Fork()
 		return tree, s.deferred.replay(ctx, b, s.stage, p, tree)
-	})
+	}))
 	return &bound
 }
 

@@ -89,6 +89,29 @@ var ErrOffline = errors.New("the network is off for this step (--network=none)")
 // for with its validators, so that an index that didn't change doesn't travel twice.
 // The file is this build's own: nothing changes it.
 func (s *Session) Latest(ctx context.Context, address string, offline bool) (string, error) {
+	file, err := s.latest(ctx, address, offline)
+	if list, ok := ctx.Value(watching{}).(*Asked); ok && err == nil {
+		sum, err := fileDigest(file)
+		if err != nil {
+			return "", err
+		}
+		list.add(address, sum)
+	}
+	return file, err
+}
+
+// Unchanged reports whether the latest file of an address has this SHA-256 still. What
+// can't be had has changed.
+func (s *Session) Unchanged(ctx context.Context, address, sha256 string, offline bool) bool {
+	file, err := s.latest(ctx, address, offline)
+	if err != nil {
+		return false
+	}
+	sum, err := fileDigest(file)
+	return err == nil && sum == sha256
+}
+
+func (s *Session) latest(ctx context.Context, address string, offline bool) (string, error) {
 	if offline {
 		return "", ErrOffline
 	}
