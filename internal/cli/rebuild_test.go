@@ -73,7 +73,6 @@ var pool = []string{
 	"RUN cp /data/a.txt /copy && chmod 600 /copy && ln -s copy /link && ln /copy /second",
 	"RUN date > /stamp",
 	"RUN ls -l /data > /list",
-	"RUN find /data -newer /data/b.txt > /newer",
 	"RUN tar -cf /data.tar -C / data",
 	"RUN --mount=type=cache,id=x,target=/var/x test -f /var/x/n || echo first > /var/x/n; cat /var/x/n > /seen; echo second > /var/x/n",
 	"RUN --mount=type=cache,id=x,target=/var/x cp -r /var/x /copied",
