@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -62,23 +63,11 @@ func at(r *registry.Repository) assemble.Place {
 // add puts an image for a platform, with a layer of its own, into a repository.
 func add(t *testing.T, s *registrytest.Server, repo, tag, platformName string, change func(*ocispec.Manifest, *ocispec.Image)) ocispec.Descriptor {
 	t.Helper()
-	st, err := store.Create(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
 	p, err := platform.Parse(platformName)
 	if err != nil {
 		t.Fatal(err)
 	}
-	content := repo + tag + platformName
-	l, err := layer.Write(t.Context(), st, []layer.Entry{{Name: "file", Size: int64(len(content)), Open: func() (io.ReadCloser, error) { return io.NopCloser(strings.NewReader(content)), nil }}}, layer.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	blob, err := st.ReadBlob(l.Descriptor.Digest)
-	if err != nil {
-		t.Fatal(err)
-	}
+	l, blob := oneFile(t, repo+tag+platformName)
 	s.AddBlob(repo, blob)
 	config := ocispec.Image{Platform: p.OCI(), RootFS: ocispec.RootFS{Type: "layers", DiffIDs: []digest.Digest{l.DiffID}}}
 	manifest := ocispec.Manifest{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest, Layers: []ocispec.Descriptor{l.Descriptor}}
@@ -92,6 +81,36 @@ func add(t *testing.T, s *registrytest.Server, repo, tag, platformName string, c
 	}
 	manifest.Config = d
 	return s.AddManifest(repo, tag, manifest.MediaType, encode(t, manifest))
+}
+
+// layers are those that tests have made already, by their content.
+var layers sync.Map
+
+type madeLayer struct {
+	image.Layer
+	blob []byte
+}
+
+// oneFile is a layer with a file of this content.
+func oneFile(t *testing.T, content string) (image.Layer, []byte) {
+	t.Helper()
+	if made, ok := layers.Load(content); ok {
+		return made.(madeLayer).Layer, made.(madeLayer).blob
+	}
+	st, err := store.Create(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := layer.Write(t.Context(), st, []layer.Entry{{Name: "file", Size: int64(len(content)), Open: func() (io.ReadCloser, error) { return io.NopCloser(strings.NewReader(content)), nil }}}, layer.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	blob, err := st.ReadBlob(l.Descriptor.Digest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	layers.Store(content, madeLayer{l, blob})
+	return l, blob
 }
 
 func encode(t *testing.T, v any) []byte {

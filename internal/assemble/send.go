@@ -1,6 +1,7 @@
 package assemble
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -11,6 +12,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/anyarch/anyarch/internal/image"
 	"github.com/anyarch/anyarch/internal/progress"
 	"github.com/anyarch/anyarch/internal/publish"
 )
@@ -129,6 +131,9 @@ func (s *sender) blob(ctx context.Context, i *Item, d ocispec.Descriptor) error 
 		name = p.String()
 	}
 	err = s.target.PushBlob(ctx, d, func() (io.ReadCloser, error) {
+		if i.Config != nil && d.Digest == i.Manifest.Config.Digest {
+			return io.NopCloser(bytes.NewReader(i.Config)), nil
+		}
 		r, err := i.Place.Fetch(ctx, d)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", i.Name, err)
@@ -142,4 +147,48 @@ func (s *sender) blob(ctx context.Context, i *Item, d ocispec.Descriptor) error 
 	}
 	s.count(&s.stats.Uploaded, d.Size)
 	return nil
+}
+
+// Blobs lists everything at and below an item, and what refers to it, each once, to
+// be written into an archive. A missing item is an error.
+func Blobs(item *Item, about []Referrer) ([]image.Blob, error) {
+	var list []image.Blob
+	seen := map[digest.Digest]bool{}
+	add := func(d ocispec.Descriptor, open func(context.Context) (io.ReadCloser, error)) {
+		if !seen[d.Digest] {
+			seen[d.Digest] = true
+			list = append(list, image.Blob{Descriptor: d, Open: open})
+		}
+	}
+	bytesOf := func(data []byte) func(context.Context) (io.ReadCloser, error) {
+		return func(context.Context) (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(data)), nil }
+	}
+	visit := func(i *Item) error {
+		if i.Missing != nil {
+			return i.Missing
+		}
+		if i.Config != nil {
+			add(i.Manifest.Config, bytesOf(i.Config))
+		}
+		for _, b := range i.Blobs() {
+			if !foreign(b) {
+				add(b, func(ctx context.Context) (io.ReadCloser, error) { return i.Place.Fetch(ctx, b) })
+			}
+		}
+		if i.Data != nil {
+			d := i.Descriptor
+			d.Size = int64(len(i.Data))
+			add(d, bytesOf(i.Data))
+		}
+		return nil
+	}
+	if err := item.Walk(visit); err != nil {
+		return nil, err
+	}
+	for _, r := range about {
+		if err := r.Item.Walk(visit); err != nil {
+			return nil, err
+		}
+	}
+	return list, nil
 }

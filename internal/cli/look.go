@@ -27,7 +27,7 @@ func isTerminal(w io.Writer) bool {
 
 func joinWords(words []string) string { return strings.Join(words, " ") }
 
-func sortedKeys(m map[string]string) []string { return slices.Sorted(maps.Keys(m)) }
+func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
 
 func (a *app) explainCommand() *cobra.Command {
 	return &cobra.Command{

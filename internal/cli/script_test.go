@@ -20,6 +20,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/rogpeppe/go-internal/testscript"
@@ -107,6 +108,7 @@ func TestScripts(t *testing.T) {
 			"config-only": configOnly,
 			"buildx":      asBuildx,
 			"edits":       edits,
+			"real":        realRegistry,
 		},
 	})
 }
@@ -408,6 +410,36 @@ func replace(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("%s has no %q", args[0], args[1])
 	}
 	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(strings.ReplaceAll(data, args[1], args[2])), 0o644))
+}
+
+// realRegistry starts distribution's registry: real VARIABLE [delete].
+func realRegistry(ts *testscript.TestScript, _ bool, args []string) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	ts.Check(err)
+	address := listener.Addr().String()
+	ts.Check(listener.Close())
+	dir := ts.MkAbs("real-" + args[0])
+	ts.Check(os.MkdirAll(dir, 0o755))
+	config := filepath.Join(dir, "config.yml")
+	ts.Check(os.WriteFile(config, fmt.Appendf(nil, "version: 0.1\nlog: {level: error}\nstorage: {filesystem: {rootdirectory: %q}, delete: {enabled: %v}}\nhttp: {addr: %q}\n", filepath.Join(dir, "data"), len(args) > 1, address), 0o644))
+	cmd := exec.Command("docker-registry", "serve", config)
+	ts.Check(cmd.Start())
+	ts.Defer(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
+	for i := 0; ; i++ {
+		resp, err := http.Get("http://" + address + "/v2/")
+		if err == nil {
+			ts.Check(resp.Body.Close())
+			break
+		}
+		if i == 400 {
+			ts.Fatalf("docker-registry doesn't start: %v", err)
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	ts.Setenv(args[0], address)
 }
 
 // asBuildx leaves of a metadata file what docker buildx writes: buildx FROM TO.

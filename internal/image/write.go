@@ -31,23 +31,23 @@ type Multi struct {
 	Open  func(ctx context.Context, layer Layer) (io.ReadCloser, error)
 }
 
-// blob is one blob that has to be written.
-type blob struct {
-	descriptor ocispec.Descriptor
-	open       func(ctx context.Context) (io.ReadCloser, error)
+// Blob is one blob that has to be written.
+type Blob struct {
+	Descriptor ocispec.Descriptor
+	Open       func(ctx context.Context) (io.ReadCloser, error)
 }
 
 // blobs lists what an index needs, each blob once: layers and configs first,
 // then manifests, the index last.
-func (m Multi) blobs() []blob {
+func (m Multi) blobs() []Blob {
 	var (
-		list []blob
+		list []Blob
 		seen = map[digest.Digest]bool{}
 	)
 	add := func(d ocispec.Descriptor, open func(context.Context) (io.ReadCloser, error)) {
 		if !seen[d.Digest] && len(d.URLs) == 0 {
 			seen[d.Digest] = true
-			list = append(list, blob{d, open})
+			list = append(list, Blob{d, open})
 		}
 	}
 	stored := func(d ocispec.Descriptor) func(context.Context) (io.ReadCloser, error) {
@@ -73,7 +73,7 @@ func (m Multi) WriteLayout(ctx context.Context, dst *store.Store, tags []string)
 		if err := ctx.Err(); err != nil {
 			return context.Cause(ctx)
 		}
-		if dst.Has(b.descriptor.Digest) {
+		if dst.Has(b.Descriptor.Digest) {
 			continue
 		}
 		if err := copyBlob(ctx, dst, b); err != nil {
@@ -91,13 +91,13 @@ func (m Multi) WriteLayout(ctx context.Context, dst *store.Store, tags []string)
 	return nil
 }
 
-func copyBlob(ctx context.Context, dst *store.Store, b blob) error {
-	r, err := b.open(ctx)
+func copyBlob(ctx context.Context, dst *store.Store, b Blob) error {
+	r, err := b.Open(ctx)
 	if err != nil {
 		return err
 	}
 	defer r.Close()
-	return dst.Copy(b.descriptor, r)
+	return dst.Copy(b.Descriptor, r)
 }
 
 // epoch is the time of everything in an archive.
@@ -106,13 +106,20 @@ var epoch = time.Unix(0, 0).UTC()
 // WriteArchive writes an OCI layout of the index as one tar file: the same
 // image gives the same bytes. The file appears whole or not at all.
 func (m Multi) WriteArchive(ctx context.Context, file string, tags []string) error {
-	index := ocispec.Index{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex}
+	var entries []ocispec.Descriptor
 	for _, tag := range tags {
 		d := m.Index
 		d.Annotations = map[string]string{ocispec.AnnotationRefName: tag}
-		index.Manifests = append(index.Manifests, d)
+		entries = append(entries, d)
 	}
-	top, err := json.Marshal(index)
+	return WriteArchive(ctx, file, m.blobs(), entries)
+}
+
+// WriteArchive writes blobs as an OCI layout in one tar file, in which index.json
+// lists entries. It is streamed: nothing is kept on this machine. The file appears
+// whole or not at all.
+func WriteArchive(ctx context.Context, file string, blobs []Blob, entries []ocispec.Descriptor) error {
+	top, err := json.Marshal(ocispec.Index{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex, Manifests: entries})
 	if err != nil {
 		return err
 	}
@@ -126,12 +133,12 @@ func (m Multi) WriteArchive(ctx context.Context, file string, tags []string) err
 				return err
 			}
 		}
-		list := m.blobs()
-		slices.SortFunc(list, func(a, b blob) int {
-			return strings.Compare(a.descriptor.Digest.String(), b.descriptor.Digest.String())
+		list := slices.Clone(blobs)
+		slices.SortFunc(list, func(a, b Blob) int {
+			return strings.Compare(a.Descriptor.Digest.String(), b.Descriptor.Digest.String())
 		})
 		for _, b := range list {
-			name := "blobs/" + b.descriptor.Digest.Algorithm().String() + "/" + b.descriptor.Digest.Encoded()
+			name := "blobs/" + b.Descriptor.Digest.Algorithm().String() + "/" + b.Descriptor.Digest.Encoded()
 			if err := tarBlob(ctx, w, name, b); err != nil {
 				return err
 			}
@@ -156,14 +163,14 @@ func (m Multi) WriteDockerArchive(ctx context.Context, file string, repoTags []s
 		RepoTags []string
 		Layers   []string
 	}{Config: img.Config.Digest.Encoded() + ".json", RepoTags: repoTags, Layers: []string{}}
-	var list []blob
+	var list []Blob
 	for _, layer := range img.Layers {
 		name := layer.Descriptor.Digest.Encoded() + ".tar.gz"
 		if strings.HasSuffix(layer.Descriptor.MediaType, "+zstd") {
 			name = layer.Descriptor.Digest.Encoded() + ".tar.zst"
 		}
 		if !slices.Contains(entry.Layers, name) {
-			list = append(list, blob{layer.Descriptor, func(ctx context.Context) (io.ReadCloser, error) { return m.Open(ctx, layer) }})
+			list = append(list, Blob{layer.Descriptor, func(ctx context.Context) (io.ReadCloser, error) { return m.Open(ctx, layer) }})
 		}
 		entry.Layers = append(entry.Layers, name)
 	}
@@ -180,7 +187,7 @@ func (m Multi) WriteDockerArchive(ctx context.Context, file string, repoTags []s
 			return err
 		}
 		for _, b := range list {
-			i := slices.IndexFunc(entry.Layers, func(n string) bool { return strings.HasPrefix(n, b.descriptor.Digest.Encoded()) })
+			i := slices.IndexFunc(entry.Layers, func(n string) bool { return strings.HasPrefix(n, b.Descriptor.Digest.Encoded()) })
 			if err := tarBlob(ctx, w, entry.Layers[i], b); err != nil {
 				return err
 			}
@@ -234,21 +241,21 @@ func tarBytes(w *tar.Writer, name string, data []byte) error {
 	return err
 }
 
-func tarBlob(ctx context.Context, w *tar.Writer, name string, b blob) error {
+func tarBlob(ctx context.Context, w *tar.Writer, name string, b Blob) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	r, err := b.open(ctx)
+	r, err := b.Open(ctx)
 	if err != nil {
 		return err
 	}
 	defer r.Close()
-	header := &tar.Header{Typeflag: tar.TypeReg, Name: name, Size: b.descriptor.Size, Mode: 0o644, ModTime: epoch}
+	header := &tar.Header{Typeflag: tar.TypeReg, Name: name, Size: b.Descriptor.Size, Mode: 0o644, ModTime: epoch}
 	if err := w.WriteHeader(header); err != nil {
 		return err
 	}
 	if _, err := io.Copy(w, r); err != nil {
-		return fmt.Errorf("%s: %w", b.descriptor.Digest, err)
+		return fmt.Errorf("%s: %w", b.Descriptor.Digest, err)
 	}
 	return nil
 }

@@ -206,7 +206,9 @@ func MoveAll(ctx context.Context, event progress.Sink, all ...*Retag) error {
 	defer cancel()
 	var left []string
 	for _, w := range slices.Backward(done) {
-		if err := (&Session{repo: w.r.Repo}).putBack(undo, w.m, w.r.old[w.m.Tag].data); err != nil {
+		old := w.r.old[w.m.Tag]
+		w.m.was = old.d
+		if err := (&Session{repo: w.r.Repo}).putBack(undo, w.m, old.data); err != nil {
 			left = append(left, fmt.Sprintf("%s:%s names the new image and could not be put back: %v", w.r.Repo.Name(), w.m.Tag, err))
 		}
 	}
