@@ -302,3 +302,80 @@ func TestBuildKitNodes(t *testing.T) {
 		t.Error("a tag moved although a platform is missing")
 	}
 }
+
+// kitGo stands for the go command, since compiling takes minutes in a container: it
+// "builds" the tool for the GOARCH that it is told, else for its own.
+const kitGo = `package main
+
+import (
+	"os"
+	"runtime"
+)
+
+func main() {
+	arch := os.Getenv("GOARCH")
+	if arch == "" {
+		arch = runtime.GOARCH
+	}
+	data, err := os.ReadFile("/tools/tool-" + arch)
+	for i, arg := range os.Args {
+		if arg == "-o" && err == nil {
+			err = os.WriteFile(os.Args[i+1], data, 0o755)
+		}
+	}
+	if err != nil {
+		println(err.Error())
+		os.Exit(1)
+	}
+}
+`
+
+// TestBuildKitPinned builds for a platform that no builder runs: only cross-compiled.
+func TestBuildKitPinned(t *testing.T) {
+	shell := busybox()
+	if shell == "" {
+		t.Skip("busybox isn't installed, which is the shell of the builder stage")
+	}
+	k := newKit(t)
+	daemon := buildkittest.Start(t, k.registry)
+	for _, c := range []struct{ name, arch, source string }{{"tool-riscv64", "riscv64", kitTool}, {"go", "amd64", kitGo}} {
+		source := filepath.Join(t.TempDir(), "main.go")
+		check(t, os.WriteFile(source, []byte(c.source), 0o644))
+		cmd := exec.Command("go", "build", "-ldflags=-s -w", "-o", filepath.Join(k.dir, c.name), source)
+		cmd.Env = append(os.Environ(), "GOOS=linux", "GOARCH="+c.arch, "CGO_ENABLED=0", "GOFLAGS=")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+	}
+	data, err := os.ReadFile(shell)
+	check(t, err)
+	check(t, os.WriteFile(filepath.Join(k.dir, "sh"), data, 0o755))
+	on := []string{"--engine", "buildkit", "--builder", daemon.Address + "=linux/amd64"}
+	k.file(t, "Foreign", strings.ReplaceAll(kitDockerfile, "$TARGETARCH", "riscv64"))
+	_, log := k.run(t, false, append([]string{"build", "-f", "Foreign", "--platform", "linux/riscv64", "--output", "oci:none", "."}, on...)...)
+	if !strings.Contains(log, "PA142") || !strings.Contains(log, "Foreign:4") {
+		t.Errorf("a program of a platform that nobody runs:\n%s", log)
+	}
+	k.file(t, "Base", "FROM scratch\nCOPY sh /bin/sh\nCOPY go /bin/go\n")
+	k.run(t, true, append([]string{"publish", "-f", "Base", "--platform", "linux/amd64", "-t", k.registry + "/kit/golang:1", "."}, on...)...)
+	k.file(t, "Dockerfile", `FROM `+k.registry+`/kit/golang:1 AS builder
+COPY tool-* /tools/
+RUN go build -o /app .
+FROM scratch
+COPY --from=builder /app /bin/app
+ENTRYPOINT ["/bin/app", "/tmp/x"]
+`)
+	args := append([]string{"build", "-f", "Dockerfile", "--platform", "linux/amd64,linux/riscv64", "--output", "oci:out", "."}, on...)
+	if _, log := k.run(t, false, args...); !strings.Contains(log, "linux/riscv64") {
+		t.Errorf("a builder stage of a platform that there is no image for:\n%s", log)
+	}
+	k.run(t, true, append(slices.Clone(args), "--pin-builders")...)
+	if out, _ := k.run(t, true, "verify", "out"); !strings.Contains(out, "linux/riscv64") {
+		t.Error(out)
+	}
+	k.run(t, true, "fix", "--write", "Dockerfile")
+	k.run(t, true, append(slices.Clone(args), "--output", "oci:fixed")...)
+	if out, _ := k.run(t, true, "verify", "fixed"); !strings.Contains(out, "linux/riscv64") {
+		t.Error(out)
+	}
+}

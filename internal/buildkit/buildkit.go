@@ -38,11 +38,11 @@ import (
 type Options struct {
 	Nodes []*Node // in the order of preference; the first is the fastest
 
-	Dockerfile     string // its name, for messages
-	DockerfileText []byte
-	Ignore         []byte // of the context, nil for none
-	Context        string // directory
-	Scratch        string // an empty directory for this run alone
+	Dockerfile string // its name, for messages
+	Text       func(p platform.Platform) []byte
+	Ignore     []byte // of the context, nil for none
+	Context    string // directory
+	Scratch    string // an empty directory for this run alone
 	// Contexts are the named ones: a directory, docker-image://REF, oci-layout://DIR@DIGEST,
 	// or what else BuildKit knows.
 	Contexts map[string]Context

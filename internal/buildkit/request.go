@@ -3,7 +3,6 @@ package buildkit
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -111,29 +110,30 @@ func (b *Build) prepare() error {
 	if err := refused.Err(); err != nil {
 		return err
 	}
-	if err := b.writeDockerfile(); err != nil {
+	if err := os.MkdirAll(o.Scratch, 0o700); err != nil {
 		return err
 	}
 	return b.openContexts()
 }
 
-// writeDockerfile makes the directory that the Dockerfile and the ignore file are read
-// from, so that both engines see the same two files wherever they came from.
-func (b *Build) writeDockerfile() error {
-	dir := b.dockerfileDir()
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return err
+// writeDockerfile makes the directory that the Dockerfile of a platform and the ignore
+// file are read from, so that both engines see the same two files wherever they came
+// from.
+func (b *Build) writeDockerfile(p platform.Platform) (fsutil.FS, error) {
+	dir, err := os.MkdirTemp(b.o.Scratch, "dockerfile-")
+	if err != nil {
+		return nil, err
 	}
-	if err := os.WriteFile(filepath.Join(dir, "Dockerfile"), b.o.DockerfileText, 0o600); err != nil {
-		return err
+	if err := os.WriteFile(filepath.Join(dir, "Dockerfile"), b.o.Text(p), 0o600); err != nil {
+		return nil, err
 	}
-	if b.o.Ignore == nil {
-		return nil
+	if b.o.Ignore != nil {
+		if err := os.WriteFile(filepath.Join(dir, "Dockerfile.dockerignore"), b.o.Ignore, 0o600); err != nil {
+			return nil, err
+		}
 	}
-	return os.WriteFile(filepath.Join(dir, "Dockerfile.dockerignore"), b.o.Ignore, 0o600)
+	return fsutil.NewFS(dir)
 }
-
-func (b *Build) dockerfileDir() string { return filepath.Join(b.o.Scratch, "dockerfile") }
 
 // openContexts opens the directories and layouts that a daemon may ask for.
 func (b *Build) openContexts() error {
@@ -143,7 +143,7 @@ func (b *Build) openContexts() error {
 		b.mounts[name] = fs
 		return err
 	}
-	if err := errors.Join(add("context", b.o.Context), add("dockerfile", b.dockerfileDir())); err != nil {
+	if err := add("context", b.o.Context); err != nil {
 		return err
 	}
 	for i, name := range slices.Sorted(maps.Keys(b.o.Contexts)) {

@@ -41,12 +41,17 @@ func (b *Build) solve(ctx context.Context, n *Node, p platform.Platform, cross b
 		attrs["build-arg:"+k] = v
 	}
 	exports, imports := b.caches(p)
+	mounts := maps.Clone(b.mounts)
+	var err error
+	if mounts["dockerfile"], err = b.writeDockerfile(p); err != nil {
+		return nil, err
+	}
 	status := make(chan *client.SolveStatus)
 	shown := b.show(p, n, status)
 	base := 0
 	var away *elsewhere
 	resp, err := n.client.Build(solveCtx, client.SolveOpt{
-		FrontendAttrs: attrs, LocalMounts: maps.Clone(b.mounts), OCIStores: b.layouts, SharedKey: b.o.Context,
+		FrontendAttrs: attrs, LocalMounts: mounts, OCIStores: b.layouts, SharedKey: b.o.Context,
 		Exports:      []client.ExportEntry{{Type: client.ExporterOCI, Attrs: b.exporter(), OutputStore: b.blobs}},
 		CacheExports: exports, CacheImports: imports, Session: b.session,
 		AllowedEntitlements: b.o.Allow, SourcePolicy: b.policy,

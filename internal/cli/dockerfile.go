@@ -20,6 +20,7 @@ import (
 	"github.com/anyarch/anyarch/internal/base"
 	"github.com/anyarch/anyarch/internal/buildcontext"
 	"github.com/anyarch/anyarch/internal/dockerfile"
+	"github.com/anyarch/anyarch/internal/dockerfile/pin"
 	"github.com/anyarch/anyarch/internal/filetree"
 	"github.com/anyarch/anyarch/internal/gobuild/buildid"
 	"github.com/anyarch/anyarch/internal/gotool"
@@ -49,6 +50,7 @@ type dockerfileFlags struct {
 	mirrors   []string
 	iidFile   string
 	always    bool // there is a Dockerfile even if none is named
+	pin       bool // cross-compile in Go builder stages
 	kit       buildkitFlags
 }
 
@@ -67,6 +69,7 @@ func (d *dockerfileFlags) register(f *pflag.FlagSet) {
 	f.BoolVar(&d.pull, "pull", false, "ask for the bases again; they always are, unless pinned by digest")
 	f.StringArrayVar(&d.mirrors, "package-mirror", nil, "ask `URL=URL`'s second address for packages of repositories that begin with the first")
 	f.StringVar(&d.iidFile, "iidfile", "", "write the digest of the index to this `FILE`")
+	f.BoolVar(&d.pin, "pin-builders", false, "run stages with go build on the builder's own platform, and cross-compile; what is changed is shown")
 	d.kit.register(f)
 }
 
@@ -81,7 +84,7 @@ func (b *buildFlags) checkFlags(cmd *cobra.Command) error {
 		switch {
 		case b.docker.file != "" && slices.Contains(goOnly, f.Name):
 			refused.Add(&refusal.Error{Code: "PA502", Kind: refusal.Usage, Place: "--" + f.Name, Summary: "this is for Go packages; with -f the Dockerfile says it"})
-		case b.docker.file == "" && (slices.Contains([]string{"build-arg", "target", "build-context", "secret", "network", "sandbox", "engine", "go-version", "override-goarch", "no-cache", "pull", "package-mirror"}, f.Name) || slices.Contains(buildkitOnly, f.Name)):
+		case b.docker.file == "" && (slices.Contains([]string{"build-arg", "target", "build-context", "secret", "network", "sandbox", "engine", "go-version", "override-goarch", "no-cache", "pull", "package-mirror", "pin-builders"}, f.Name) || slices.Contains(buildkitOnly, f.Name)):
 			refused.Add(&refusal.Error{Code: "PA502", Kind: refusal.Usage, Place: "--" + f.Name, Summary: "this is for Dockerfiles", Fix: []string{"-f Dockerfile"}})
 		}
 	})
@@ -102,6 +105,7 @@ type dockerInput struct {
 	where    string    // the context, as it was given
 	path     string    // of the Dockerfile, for messages
 	text     []byte
+	pinned   map[platform.Platform][]byte // --pin-builders: the text for each platform
 	context  *buildcontext.Context
 	args     map[platform.Platform]map[string]string
 	labels   map[string]string
@@ -165,7 +169,45 @@ func (a *app) readDockerfile(ctx context.Context, b *buildFlags, targets []strin
 			return nil, err
 		}
 	}
-	return in, nil
+	if d.pin {
+		err = in.pin(d.target, event)
+	}
+	return in, err
+}
+
+// pin lets Go builder stages run on the builder's own platform. Every platform has a text
+// of its own, with the same lines, so that places in messages stay right.
+func (in *dockerInput) pin(target string, event progress.Sink) error {
+	in.pinned = map[platform.Platform][]byte{}
+	needsC := func(packages []string) string { return pin.NeedsC(in.context.Dir(), packages) }
+	for i, p := range in.plan.Platforms {
+		r, err := pin.Rewrite(in.path, in.text, pin.Options{Target: target, Platform: p, NeedsC: needsC})
+		if err != nil {
+			return err
+		}
+		in.pinned[p] = r.Text
+		name := ""
+		if len(in.plan.Platforms) > 1 {
+			name = p.String()
+		}
+		for _, c := range r.Changes {
+			event.Note("", name, progress.Resolve, fmt.Sprintf("%s:%d: %s", in.path, c.Line, c.Text))
+		}
+		for _, l := range r.Left {
+			if i == 0 {
+				event.Warn("", "", fmt.Sprintf("%s:%d: not pinned: %s", in.path, l.Line, l.Text))
+			}
+		}
+	}
+	return nil
+}
+
+// textFor is the Dockerfile for a platform.
+func (in *dockerInput) textFor(p platform.Platform) []byte {
+	if text, ok := in.pinned[p]; ok {
+		return text
+	}
+	return in.text
 }
 
 // dockerBuild is a Dockerfile in the native engine.
@@ -189,7 +231,7 @@ func (a *app) prepareNative(ctx context.Context, b *buildFlags, in *dockerInput,
 	images := newImages(bases)
 	for _, p := range in.plan.Platforms {
 		graph, err := dockerfile.Compile(ctx, dockerfile.Options{
-			Name: in.path, Data: in.text, Target: d.target, BuildArgs: in.args[p], Labels: in.labels, Contexts: in.contexts,
+			Name: in.path, Data: in.textFor(p), Target: d.target, BuildArgs: in.args[p], Labels: in.labels, Contexts: in.contexts,
 			Network: d.network, Platform: p, BuildPlatform: platform.Local(),
 			Resolve: images.resolve,
 			Ignore: func(_ context.Context, local string) ([]byte, error) {
