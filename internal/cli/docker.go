@@ -151,7 +151,7 @@ func otherCommand(cmd *cobra.Command, list []string) error {
 func dockerFlagError(cmd *cobra.Command, err error) error {
 	if e, ok := flagError(cmd, err).(*refusal.Error); ok {
 		e.Code = "PA440"
-		return e
+		return asDocker(e)
 	}
 	return err
 }
@@ -228,7 +228,7 @@ func (a *app) dockerGlobals(args []string) ([]string, error) {
 // dockerArgs checks the number of arguments of a command of docker; most below 0
 // means that there may be any number.
 func dockerArgs(least, most int) cobra.PositionalArgs {
-	return args(func(cmd *cobra.Command, list []string) error {
+	check := args(func(cmd *cobra.Command, list []string) error {
 		count := func(n int) string {
 			if n == 1 {
 				return "1 argument"
@@ -245,6 +245,22 @@ func dockerArgs(least, most int) cobra.PositionalArgs {
 		}
 		return nil
 	})
+	return func(cmd *cobra.Command, list []string) error {
+		err := check(cmd, list)
+		if e, ok := errors.AsType[*refusal.Error](err); ok {
+			return asDocker(e)
+		}
+		return err
+	}
+}
+
+// asDocker names commands as whoever called docker did.
+func asDocker(e *refusal.Error) *refusal.Error {
+	e.Place = strings.TrimPrefix(e.Place, "anyarch ")
+	for i := range e.Fix {
+		e.Fix[i] = strings.TrimPrefix(e.Fix[i], "anyarch ")
+	}
+	return e
 }
 
 func (a *app) dockerInstallCommand() *cobra.Command {
