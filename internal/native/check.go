@@ -156,6 +156,9 @@ func (b *Build) checkScript(g *dockerfile.Graph, in *invocation) []*refusal.Erro
 	for _, p := range refused {
 		list = append(list, b.refuseCommand(b.placeOf(op, p), p.Unsupported))
 	}
+	if len(programs)+len(refused) == 0 {
+		programs = problems // of commands of ours, which the stage's own programs do instead
+	}
 	if len(programs) > 0 {
 		b.host(op)
 		for _, p := range programs {

@@ -1,6 +1,7 @@
 package native
 
 import (
+	"maps"
 	"path"
 	"slices"
 	"strings"
@@ -84,13 +85,13 @@ func harmless(words []string) bool {
 }
 
 // goBuilds lists the environments of the go commands in a RUN that compile for
-// the image, as far as they are written down.
+// the image whatever happens, as far as they are written down. What a branch does
+// isn't known before it runs.
 func goBuilds(e *dockerfile.Exec) []map[string]string {
-	base := map[string]string{}
+	base := map[string]string{} // what is known of variables; empty: nothing
 	for _, kv := range e.Env {
-		if k, v, _ := strings.Cut(kv, "="); k == "GOOS" || k == "GOARCH" {
-			base[k] = v
-		}
+		k, v, _ := strings.Cut(kv, "=")
+		base[k] = v
 	}
 	text, _, ok := shellForm(e.Args)
 	if !ok {
@@ -106,16 +107,30 @@ func goBuilds(e *dockerfile.Exec) []map[string]string {
 	var list []map[string]string
 	take := func(env map[string]string, assigns []*syntax.Assign) {
 		for _, a := range assigns {
-			if a.Name == nil || a.Name.Value != "GOOS" && a.Name.Value != "GOARCH" {
+			if a.Name == nil || a.Naked {
 				continue
 			}
-			env[a.Name.Value] = ""
-			if a.Value != nil {
-				env[a.Name.Value] = literal(a.Value)
+			value := ""
+			if a.Value != nil && !a.Append {
+				value = expanded(a.Value, env)
 			}
+			env[a.Name.Value] = value
 		}
 	}
+	var inside []bool // a branch, for each node that is being walked
 	syntax.Walk(file, func(n syntax.Node) bool {
+		if n == nil {
+			inside = inside[:len(inside)-1]
+			return true
+		}
+		branch := len(inside) > 0 && inside[len(inside)-1]
+		inside = append(inside, branch || branches(n))
+		if branch {
+			for _, a := range assigned(n) {
+				base[a] = ""
+			}
+			return true
+		}
 		switch x := n.(type) {
 		case *syntax.DeclClause:
 			take(base, x.Args)
@@ -128,18 +143,16 @@ func goBuilds(e *dockerfile.Exec) []map[string]string {
 			for i, w := range x.Args {
 				words[i] = literal(w)
 			}
-			env := map[string]string{}
-			for k, v := range base {
-				env[k] = v
-			}
+			env := maps.Clone(base)
 			take(env, x.Assigns)
 			if path.Base(words[0]) == "env" {
+				for i := range words {
+					words[i] = expanded(x.Args[i], base)
+				}
 				words = words[1:]
 				for len(words) > 0 && strings.Contains(words[0], "=") {
-					if k, v, _ := strings.Cut(words[0], "="); k == "GOOS" || k == "GOARCH" {
-						env[k] = v
-					}
-					words = words[1:]
+					k, v, _ := strings.Cut(words[0], "=")
+					env[k], words = v, words[1:]
 				}
 			}
 			if len(words) == 0 || path.Base(words[0]) != "go" {
@@ -154,6 +167,45 @@ func goBuilds(e *dockerfile.Exec) []map[string]string {
 		return true
 	})
 	return list
+}
+
+// branches reports whether what is in a node may run or not.
+func branches(n syntax.Node) bool {
+	switch x := n.(type) {
+	case *syntax.IfClause, *syntax.CaseClause, *syntax.WhileClause, *syntax.ForClause, *syntax.FuncDecl, *syntax.CmdSubst:
+		return true
+	case *syntax.BinaryCmd:
+		if x.Op == syntax.AndStmt {
+			switch c := x.X.Cmd.(type) {
+			case *syntax.TestClause:
+				return true
+			case *syntax.CallExpr:
+				return len(c.Args) > 0 && slices.Contains([]string{"[", "test", "grep"}, literal(c.Args[0]))
+			}
+		}
+		return x.Op == syntax.OrStmt
+	}
+	return false
+}
+
+// assigned are the variables that a command of its own sets.
+func assigned(n syntax.Node) []string {
+	var assigns []*syntax.Assign
+	switch x := n.(type) {
+	case *syntax.DeclClause:
+		assigns = x.Args
+	case *syntax.CallExpr:
+		if len(x.Args) == 0 {
+			assigns = x.Assigns
+		}
+	}
+	var names []string
+	for _, a := range assigns {
+		if a.Name != nil {
+			names = append(names, a.Name.Value)
+		}
+	}
+	return names
 }
 
 // callsGo reports whether a RUN calls the go command by name.
@@ -174,6 +226,40 @@ func callsGo(e *dockerfile.Exec) bool {
 		return !calls
 	})
 	return calls
+}
+
+// expanded is the value of a word of text and plain variables, of which all is known;
+// else empty.
+func expanded(w *syntax.Word, env map[string]string) string {
+	var b strings.Builder
+	var add func(parts []syntax.WordPart) bool
+	add = func(parts []syntax.WordPart) bool {
+		for _, part := range parts {
+			switch x := part.(type) {
+			case *syntax.Lit:
+				b.WriteString(x.Value)
+			case *syntax.SglQuoted:
+				b.WriteString(x.Value)
+			case *syntax.DblQuoted:
+				if !add(x.Parts) {
+					return false
+				}
+			case *syntax.ParamExp:
+				plain := x.Param != nil && x.Exp == nil && x.Repl == nil && x.Slice == nil && x.Index == nil && !x.Excl && !x.Length && !x.Width
+				if !plain || env[x.Param.Value] == "" {
+					return false
+				}
+				b.WriteString(env[x.Param.Value])
+			default:
+				return false
+			}
+		}
+		return true
+	}
+	if !add(w.Parts) {
+		return ""
+	}
+	return b.String()
 }
 
 // literal is the value of a word that has nothing to expand, else empty.
