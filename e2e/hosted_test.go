@@ -321,3 +321,58 @@ COPY --from=build /version.txt /cloned.txt /
 		})
 	}
 }
+
+// TestHostedCgo: C compilers that apt-get of ours installs from Debian's mirror, for this
+// machine and across.
+func TestHostedCgo(t *testing.T) {
+	if runtime.GOARCH != "amd64" {
+		t.Skip("the cross compiler of the test is amd64's for arm64")
+	}
+	h := newHosted(t)
+	files := func(dockerfile string) map[string]string {
+		return map[string]string{"Dockerfile": dockerfile, "go.mod": "module example.com/app\n\ngo 1.21\n",
+			"main.go": "package main\n\n// #include <stdio.h>\n// static int answer(void) { return 42; }\n// static void say(int n) { printf(\"answer %d, long of %zu bytes\\n\", n, sizeof(long)); fflush(stdout); }\nimport \"C\"\n\nfunc main() { C.say(C.answer()) }\n"}
+	}
+	const install = "RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev gcc-aarch64-linux-gnu libc6-dev-arm64-cross && rm -rf /var/lib/apt/lists/*\n"
+	const final = "FROM scratch\nCOPY --from=build /app /\nENTRYPOINT [\"/app\"]\n"
+	for _, test := range []struct{ name, dockerfile, refused string }{
+		{name: "pinned, with CC by TARGETARCH", dockerfile: "FROM --platform=$BUILDPLATFORM golang:minimal AS build\n" + install +
+			"ARG TARGETARCH\nWORKDIR /src\nCOPY . .\nRUN case $TARGETARCH in arm64) export CC=aarch64-linux-gnu-gcc ;; esac; CGO_ENABLED=1 GOARCH=$TARGETARCH go build -ldflags '-linkmode external -extldflags -static' -o /app .\n" + final},
+		{name: "unpinned", dockerfile: "FROM golang:minimal AS build\n" + install + "WORKDIR /src\nCOPY . .\nRUN go build -ldflags '-linkmode external -extldflags -static' -o /app .\n" + final},
+		{name: "a compiler for this machine alone", dockerfile: "FROM golang:1 AS build\nWORKDIR /src\nCOPY . .\nENV CGO_ENABLED=1\nRUN go build -o /app .\n" + final,
+			refused: "gcc-aarch64-linux-gnu libc6-dev-arm64-cross"},
+		{name: "behind make", dockerfile: "FROM golang:1 AS build\nWORKDIR /src\nCOPY . .\nRUN printf 'app:\\n\\tgo build -o /app .\\n' > Makefile && make\n" + final,
+			refused: "gcc-aarch64-linux-gnu libc6-dev-arm64-cross"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			layout, stderr, err := h.build(t, files(test.dockerfile), "--platform", "linux/amd64,linux/arm64")
+			if test.refused != "" {
+				if err == nil || !strings.Contains(stderr, "PA103") || !strings.Contains(stderr, test.refused) {
+					t.Fatalf("%v\n%s", err, stderr)
+				}
+				return
+			}
+			if err != nil && unreachable.MatchString(stderr) {
+				t.Skipf("Debian's mirror can't be reached from here: %s", unreachable.FindString(stderr))
+			}
+			if err != nil {
+				t.Fatalf("%v\n%s", err, stderr)
+			}
+			for arch, runner := range map[string]string{"amd64": "", "arm64": "qemu-aarch64-static"} {
+				program := filepath.Join(t.TempDir(), "app")
+				check(t, os.WriteFile(program, []byte(h.files(t, layout, arch)["app 755 0:0"]), 0o755))
+				words := []string{program}
+				if runner != "" {
+					if _, err := exec.LookPath(runner); err != nil {
+						t.Logf("%s isn't on PATH: the program isn't run", runner)
+						continue
+					}
+					words = []string{runner, program}
+				}
+				if out, err := exec.Command(words[0], words[1:]...).CombinedOutput(); err != nil || string(out) != "answer 42, long of 8 bytes\n" {
+					t.Errorf("%s: %v %s", arch, err, out)
+				}
+			}
+		})
+	}
+}

@@ -127,7 +127,7 @@ func (b *Build) packLayers(ctx context.Context, g *dockerfile.Graph, hasBase boo
 // need programs of its stage's base.
 func (b *Build) evaluate(ctx context.Context, g *dockerfile.Graph) error {
 	for {
-		_, err := b.edge(ctx, g, g.Root)
+		_, err := b.edge(withLasting(ctx), g, g.Root)
 		var needs *needsHost
 		if !errors.As(err, &needs) {
 			return err

@@ -161,6 +161,8 @@ func (b *Build) bind(ctx context.Context, s *state, p platform.Platform) *state 
 	if !s.tree.Lazy() {
 		return s
 	}
+	// Whoever reads it may do so long after the step that made it has ended.
+	ctx = lasting(ctx)
 	bound := *s
 	// Forks of the state read one and the same base.
 	bound.tree = s.tree.WithLoader(sync.OnceValues(func() (*filetree.Tree, error) {
@@ -179,6 +181,21 @@ func (b *Build) bind(ctx context.Context, s *state, p platform.Platform) *state 
 		return tree, s.deferred.replay(ctx, b, s.stage, p, tree)
 	}))
 	return &bound
+}
+
+type lastingKey struct{}
+
+// withLasting remembers a context that lasts as long as the evaluation of a graph.
+func withLasting(ctx context.Context) context.Context {
+	return context.WithValue(ctx, lastingKey{}, ctx)
+}
+
+// lasting is the context of the evaluation that ctx is a part of.
+func lasting(ctx context.Context) context.Context {
+	if long, ok := ctx.Value(lastingKey{}).(context.Context); ok {
+		return long
+	}
+	return ctx
 }
 
 // files reads the layers of a base.
