@@ -73,7 +73,7 @@ func (d *dockerBuildFlags) register(f *pflag.FlagSet) {
 	f.StringVar(&b.docker.target, "target", "", "`STAGE` to build")
 	f.BoolVar(&d.push, "push", false, "push to the registry; --output type=registry")
 	f.BoolVar(&d.load, "load", false, "keep the image on this machine, as without --push and --output")
-	f.StringArrayVarP(&d.outputs, "output", "o", nil, "`type=registry|image|docker|oci|cacheonly[,dest=FILE]`")
+	f.StringArrayVarP(&d.outputs, "output", "o", nil, "`type=registry|image|docker|oci|local|cacheonly[,dest=FILE]`, or a directory for the image's files")
 	f.StringArrayVar(&b.req.Image.Labels, "label", nil, "`KEY=VALUE` label")
 	f.StringArrayVar(&d.annotations, "annotation", nil, "`[manifest:|index:]KEY=VALUE`")
 	f.StringArrayVar(&b.docker.secrets, "secret", nil, "`id=ID[,src=FILE|,env=VARIABLE]`")
@@ -325,7 +325,7 @@ func (d *dockerBuildFlags) readAnnotations() error {
 
 // export is one output of a build.
 type export struct {
-	kind string // registry, local, or one that the plan knows
+	kind string // registry, local, stdout, files, or one that the plan knows
 	dest string
 }
 
@@ -425,15 +425,19 @@ func (d *dockerBuildFlags) readExport(a *app, text string, options map[string]st
 		d.exports = append(d.exports, export{kind: "registry"})
 	case kind == "image", kind == "docker" && dest == "":
 		d.exports = append(d.exports, export{kind: "local"})
-	case kind == "docker" && dest != "-":
+	case (kind == "docker" || kind == "oci") && dest == "-" && tar:
+		d.exports = append(d.exports, export{kind: "stdout"})
+	case kind == "docker" && tar:
 		d.exports = append(d.exports, export{"docker-archive", a.absolute(dest)})
 	case kind == "oci" && dest != "" && dest != "-" && tar:
 		d.exports = append(d.exports, export{"oci-archive", a.absolute(dest)})
 	case kind == "oci" && dest != "" && dest != "-":
 		d.exports = append(d.exports, export{"oci", a.absolute(dest)})
 	case kind == "cacheonly":
-	case kind == "local" || kind == "tar":
-		return refuse("anyarch in docker's place writes images, not their files", "--output type=oci,dest=image.tar")
+	case kind == "local" && dest != "" && dest != "-":
+		d.exports = append(d.exports, export{"files", a.absolute(dest)})
+	case kind == "tar" || kind == "local" && dest == "-":
+		return refuse("anyarch in docker's place writes the files of an image to a directory, not to a tar", "--output type=local,dest=DIR")
 	default:
 		return refuse("not an output that anyarch has in docker's place", "--push", "--load", "--output type=oci,dest=image.tar", "--output type=docker,dest=image.tar")
 	}
@@ -450,7 +454,7 @@ func (a *app) dockerBuild(ctx context.Context, d *dockerBuildFlags, where string
 		switch e.kind {
 		case "registry":
 			b.req.Outputs = append(b.req.Outputs, string(plan.ToRegistry))
-		case "local":
+		case "local", "stdout", "files":
 		default:
 			b.req.Outputs = append(b.req.Outputs, e.kind+":"+e.dest)
 		}
@@ -458,6 +462,18 @@ func (a *app) dockerBuild(ctx context.Context, d *dockerBuildFlags, where string
 	b.noOutputs = len(b.req.Outputs) == 0
 	b.keep = func(ctx context.Context, outcome *pipeline.Outcome, open openLayer) error {
 		o := outcome.Images[0]
+		for _, e := range d.exports {
+			var err error
+			switch e.kind {
+			case "files":
+				err = a.exportFiles(ctx, o, e.dest, open)
+			case "stdout":
+				err = a.exportStream(ctx, b.req.Tags, o, open)
+			}
+			if err != nil {
+				return err
+			}
+		}
 		local := slices.ContainsFunc(d.exports, func(e export) bool { return e.kind == "local" })
 		if !local && len(o.Pushed) == 0 {
 			return nil

@@ -66,10 +66,8 @@ func Run(ctx context.Context, o Options) (exitCode int, err error) {
 	if err := os.Chmod(dir, 0o755); err != nil { // the program may run as another user
 		return 0, err
 	}
-	for _, d := range layers {
-		if err := unpack(ctx, o.Source, d, dir); err != nil {
-			return 0, fmt.Errorf("unpack %s: %w", d.Digest, err)
-		}
+	if err := Unpack(ctx, o.Source, layers, dir); err != nil {
+		return 0, err
 	}
 	share(dir, o.Share)
 	return start(ctx, o, config, dir)

@@ -65,6 +65,16 @@ func unpack(ctx context.Context, src image.Source, d ocispec.Descriptor, root st
 	return err
 }
 
+// Unpack applies the layers of an image, the lowest first, to the empty directory root.
+func Unpack(ctx context.Context, src image.Source, layers []ocispec.Descriptor, root string) error {
+	for _, d := range layers {
+		if err := unpack(ctx, src, d, root); err != nil {
+			return fmt.Errorf("unpack %s: %w", d.Digest, err)
+		}
+	}
+	return nil
+}
+
 func decompress(r io.Reader) (io.ReadCloser, error) {
 	buffered := bufio.NewReaderSize(r, 64<<10)
 	head, err := buffered.Peek(4)
