@@ -106,6 +106,7 @@ func TestScripts(t *testing.T) {
 			"half":        makeHalf,
 			"replace":     replace,
 			"config-only": configOnly,
+			"children":    children,
 			"buildx":      asBuildx,
 			"edits":       edits,
 			"real":        realRegistry,
@@ -401,6 +402,21 @@ func configOnly(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(err)
 	img.Manifest.Platform = nil
 	ts.Check(st.Tag(context.Background(), args[1], img.Manifest, true))
+}
+
+// children lets $AMD64 and $ARM64 be the digests of an index's images: children REPO TAG.
+func children(ts *testscript.TestScript, _ bool, args []string) {
+	st, err := store.Open(filepath.Join(ts.Getenv("WORK"), "registry", filepath.FromSlash(args[0])))
+	ts.Check(err)
+	src, ctx := image.Layout{Store: st}, context.Background()
+	d, err := src.Resolve(ctx, args[1])
+	ts.Check(err)
+	var index ocispec.Index
+	_, err = image.FetchJSON(ctx, src, d, &index)
+	ts.Check(err)
+	for _, m := range index.Manifests {
+		ts.Setenv(strings.ToUpper(m.Platform.Architecture), m.Digest.String())
+	}
 }
 
 // replace changes a file: replace FILE OLD NEW.
