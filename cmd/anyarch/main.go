@@ -9,12 +9,13 @@ import (
 	"syscall"
 
 	"github.com/anyarch/anyarch/internal/cli"
+	"github.com/anyarch/anyarch/internal/gocache"
 	"github.com/anyarch/anyarch/internal/native/sandbox"
 )
 
 func main() {
-	if sandbox.Main() {
-		return // this process was the inside of a sandbox
+	if sandbox.Main() || gocache.Main() {
+		return // this process was the inside of a sandbox, or a go command's helper
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	go func() {

@@ -16,6 +16,7 @@ import (
 	"github.com/anyarch/anyarch/internal/base"
 	"github.com/anyarch/anyarch/internal/cache"
 	"github.com/anyarch/anyarch/internal/gobuild"
+	"github.com/anyarch/anyarch/internal/gocache"
 	"github.com/anyarch/anyarch/internal/gotool"
 	"github.com/anyarch/anyarch/internal/image"
 	"github.com/anyarch/anyarch/internal/layer"
@@ -38,6 +39,8 @@ type buildFlags struct {
 	metadataFile string
 	dryRun       bool
 	cacheSize    string
+	goCache      string
+	shared       *gocache.Session // nil without --cache
 	noPrint      bool // no fingerprints
 	traceFile    string
 	docker       dockerfileFlags
@@ -90,6 +93,7 @@ func (b *buildFlags) register(f *pflag.FlagSet) {
 	f.StringVar(&b.traceFile, "trace", "", "write what the run spent its time on to this `FILE`, for ui.perfetto.dev")
 	f.BoolVar(&b.dryRun, "dry-run", false, "do everything except writing to registries")
 	cacheSizeFlag(f, &b.cacheSize)
+	f.StringVar(&b.goCache, "cache", "", "share Go's build cache through a registry: `REFERENCE[,mode=ro][,max-size=2GiB]` (ANYARCH_CACHE_REF)")
 	b.docker.register(f)
 }
 
@@ -184,6 +188,12 @@ func (a *app) build(ctx context.Context, b *buildFlags, targets []string, printR
 	}
 	// After everything else: what is too much is the next run's as well.
 	defer func() { _ = kept.Trim(ctx, limit) }()
+	if b.goCache != "" {
+		if b.shared, err = a.openGoCache(ctx, b.goCache, event); err != nil {
+			return nil, err
+		}
+		defer b.shared.Close()
+	}
 	bases := base.New(base.Options{Store: kept.Blobs(), Open: a.openReference, Compression: layer.Compression(req.Compression), Progress: event})
 	var p *plan.Plan
 	walk := func(builder func(context.Context, platform.Platform) (*pipeline.Built, error)) (*pipeline.Outcome, error) {
@@ -215,10 +225,13 @@ func (a *app) build(ctx context.Context, b *buildFlags, targets []string, printR
 		if outcome, err = e.run(ctx, walk); err != nil {
 			return nil, err
 		}
-	} else if p, err = a.planPackages(ctx, req, kept.Programs(), bases, a.unchanged(b, kept.Memo()), event); err != nil {
+	} else if p, err = a.planPackages(ctx, b, req, kept.Programs(), bases, a.unchanged(b, kept.Memo()), event); err != nil {
 		return nil, err
 	} else if outcome, err = walk(nil); err != nil {
 		return nil, err
+	}
+	if b.shared != nil {
+		a.saveGoCache(ctx, b, event)
 	}
 	if b.keep != nil {
 		if err := b.keep(ctx, outcome, bases.Open); err != nil {
@@ -288,10 +301,17 @@ func (a *app) writeTrace(file string, recorder *trace.Recorder) error {
 }
 
 // planPackages makes the plan of Go packages.
-func (a *app) planPackages(ctx context.Context, req plan.Request, programs string, bases *base.Resolver, unchanged *gobuild.Unchanged, event progress.Sink) (*plan.Plan, error) {
+func (a *app) planPackages(ctx context.Context, b *buildFlags, req plan.Request, programs string, bases *base.Resolver, unchanged *gobuild.Unchanged, event progress.Sink) (*plan.Plan, error) {
 	toolchain, err := gotool.Find(gotool.Options{Getenv: a.Getenv, LookPath: a.LookPath})
 	if err != nil {
 		return nil, err
+	}
+	if b.shared != nil {
+		helper, err := b.shared.Serve()
+		if err != nil {
+			return nil, err
+		}
+		toolchain = toolchain.WithCacheProg(helper)
 	}
 	revision := a.newRevision(ctx, plan.SourceDir(req), event)
 	maker := plan.Maker{

@@ -85,6 +85,7 @@ func (a *app) cachePruneCommand() *cobra.Command {
 		olderThan time.Duration
 		all       bool
 		dryRun    bool
+		remote    string
 	)
 	cmd := &cobra.Command{
 		Use: "prune", Short: "Remove what was unused for longest; everything can be made again", Args: args(cobra.NoArgs),
@@ -93,8 +94,12 @@ func (a *app) cachePruneCommand() *cobra.Command {
 everything. What a running build may be using stays.`,
 		Example: `  anyarch cache prune --cache-size 2GiB
   anyarch cache prune --older-than 168h
-  anyarch cache prune --all --dry-run`,
+  anyarch cache prune --all --dry-run
+  anyarch cache prune --remote registry.example.com/team/app/cache:main,max-size=1GiB`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if remote != "" {
+				return a.pruneGoCache(cmd.Context(), remote, all)
+			}
 			bounds := cache.Bounds{DryRun: dryRun}
 			var err error
 			if bounds.Limit, err = cache.ParseSize(size); err != nil {
@@ -128,6 +133,7 @@ everything. What a running build may be using stays.`,
 	cacheSizeFlag(cmd.Flags(), &size)
 	cmd.Flags().DurationVar(&olderThan, "older-than", 0, "remove what wasn't used for this long, such as 168h")
 	cmd.Flags().BoolVar(&all, "all", false, "remove everything that no running build uses")
+	cmd.Flags().StringVar(&remote, "remote", "", "prune a build cache in a registry instead: `REFERENCE[,max-size=2GiB]`, as of --cache")
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "only say what would go")
 	return cmd
 }

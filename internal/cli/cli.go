@@ -211,6 +211,9 @@ func (a *app) fromEnvironment(flags *pflag.FlagSet) error {
 	var refused refusal.Collect
 	flags.VisitAll(func(f *pflag.Flag) {
 		name := "ANYARCH_" + strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_"))
+		if f.Name == "cache" {
+			name = "ANYARCH_CACHE_REF" // ANYARCH_CACHE is the directory of the cache
+		}
 		value := a.Getenv(name)
 		if f.Changed || value == "" || f.Name == "help" || f.Name == "version" {
 			return

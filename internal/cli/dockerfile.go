@@ -266,6 +266,11 @@ func (a *app) prepareNative(ctx context.Context, b *buildFlags, in *dockerInput,
 	}
 	modules, builds := goTool.Caches()
 	work := digest.FromString(a.absolute(in.where) + "\x00" + in.path).Encoded()[:16]
+	var beforeGo func(context.Context)
+	if b.shared != nil {
+		// Processes in the sandbox reach no helper: all of it is there before them.
+		beforeGo = b.shared.Fill
+	}
 	out.build = native.New(out.graphs, native.Options{
 		Dockerfile: in.path, DockerfileText: in.text, Image: images.image, OpenLayer: images.layer(bases),
 		Local: func(ctx context.Context, l dockerfile.Local) (*filetree.Tree, error) {
@@ -278,7 +283,7 @@ func (a *app) prepareNative(ctx context.Context, b *buildFlags, in *dockerInput,
 		Toolchain: goTool.Root, CheckToolchain: gotool.CheckVersion, Runner: runner, Client: http.DefaultClient, Store: kept.Blobs(), Memo: kept.Memo(), Event: event,
 		WorkDir: filepath.Join(kept.Work(), work), Scratch: in.scratch, LayerDir: kept.Layers(),
 		PackageDir: kept.Packages(), Use: kept.Use, Mirror: mirror,
-		ModCache: modules, BuildCache: builds, GoEnv: goTool.Network(), Proxy: goTool.Proxies(),
+		ModCache: modules, BuildCache: builds, BeforeGo: beforeGo, GoEnv: goTool.Network(), Proxy: goTool.Proxies(),
 		BuildPlatform: platform.Local(), Secrets: in.secrets, Compression: in.plan.Compression,
 		LayerTime: in.plan.LayerTime, Now: in.clock, GoVersion: d.goVersion, OverrideArch: d.override, Offline: d.network == "none",
 		Version: programID(), NoCache: d.noCache,

@@ -27,6 +27,7 @@ import (
 
 	"github.com/anyarch/anyarch/internal/cli"
 	"github.com/anyarch/anyarch/internal/filetree"
+	"github.com/anyarch/anyarch/internal/gocache"
 	"github.com/anyarch/anyarch/internal/image"
 	"github.com/anyarch/anyarch/internal/layer"
 	"github.com/anyarch/anyarch/internal/native/apk/apktest"
@@ -37,7 +38,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	if sandbox.Main() {
+	if sandbox.Main() || gocache.Main() {
 		return
 	}
 	testscript.Main(m, map[string]func(){

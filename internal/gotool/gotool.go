@@ -179,6 +179,14 @@ func (t *Toolchain) Identity() string {
 	return id
 }
 
+// WithCacheProg gives the toolchain with a helper program of this program's own for
+// the build cache (GOCACHEPROG; Go 1.24 and later).
+func (t *Toolchain) WithCacheProg(command string) *Toolchain {
+	with := *t
+	with.env = append(slices.Clone(t.env), "GOCACHEPROG="+command)
+	return &with
+}
+
 // Command prepares `go args…` in dir. extra wins over the toolchain's own
 // environment. When ctx ends the go command is killed, with everything
 // that it has started.

@@ -61,6 +61,8 @@ type Options struct {
 	Mirror     func(url string) string
 	ModCache   string // GOMODCACHE and GOCACHE of the user, shared with plain go build
 	BuildCache string
+	// BeforeGo, if not nil, is called before a go command uses BuildCache.
+	BeforeGo func(ctx context.Context)
 	// GoEnv are the user's settings of the network that the go command uses where
 	// the Dockerfile says nothing: GOPROXY, GONOSUMDB and the like, as KEY=value.
 	GoEnv []string

@@ -137,6 +137,8 @@ func (in *invocation) start(ctx context.Context, p process) (int, error) {
 		// caches of all projects: it gets caches of its own.
 		cache := in.b.work.path(in.cacheName())
 		modCache, buildCache = filepath.Join(cache, "mod"), filepath.Join(cache, "build")
+	} else if p.goroot != "" && in.b.o.BeforeGo != nil {
+		in.b.o.BeforeGo(ctx)
 	}
 	for _, dir := range []string{modCache, buildCache} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
