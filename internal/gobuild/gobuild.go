@@ -435,17 +435,25 @@ func (b *Builder) groups(packages []Package, flags []Flags) []*group {
 	return groups
 }
 
-func (b *Builder) compileGroup(ctx context.Context, g *group, p platform.Platform, programs *Programs) error {
+// prepare finds the arguments of go build, its environment, and the directory that
+// programs go to.
+func (b *Builder) prepare(g *group, p platform.Platform) (args, env []string, dir string, err error) {
 	common, err := b.commonArgs(g.flags)
 	if err != nil {
-		return err
+		return nil, nil, "", err
 	}
-	env, err := b.env(g.root, p, g.flags)
+	if env, err = b.env(g.root, p, g.flags); err != nil {
+		return nil, nil, "", err
+	}
+	args = slices.Concat([]string{"build", "-trimpath", "-buildvcs=false"}, common, g.ldflagArgs())
+	return args, env, filepath.Join(b.CacheDir, b.key(g, args, env), strings.ReplaceAll(p.String(), "/", "-")), nil
+}
+
+func (b *Builder) compileGroup(ctx context.Context, g *group, p platform.Platform, programs *Programs) error {
+	args, env, dir, err := b.prepare(g, p)
 	if err != nil {
 		return err
 	}
-	args := slices.Concat([]string{"build", "-trimpath", "-buildvcs=false"}, common, g.ldflagArgs())
-	dir := filepath.Join(b.CacheDir, b.key(g, args, env), strings.ReplaceAll(p.String(), "/", "-"))
 	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
 		return diskError(dir, err)
 	}

@@ -202,25 +202,8 @@ func (b *Builder) remembered(ctx context.Context, root string, patterns []string
 	if key == "" {
 		return b.list(ctx, root, patterns, p, flags)
 	}
-	memo, view := b.Unchanged.Memo, b.Unchanged.first()
-	if data, ok := memo.Get(key); ok {
-		var old listRecord
-		if json.Unmarshal(data, &old) == nil && old.Inputs != nil {
-			switch verdict, err := old.Inputs.Compare(ctx, view); {
-			case err != nil:
-				return nil, err
-			case verdict == fingerprint.Renewed:
-				if renewed, err := old.Inputs.Renew(ctx, view); err == nil {
-					putList(memo, key, listRecord{renewed, old.Packages})
-				}
-				fallthrough
-			case verdict == fingerprint.Same:
-				for i := range old.Packages {
-					old.Packages[i].root = root
-				}
-				return old.Packages, nil
-			}
-		}
+	if packages, ok := b.recallList(ctx, key, root); ok {
+		return packages, nil
 	}
 	before := fingerprint.NewView()
 	for _, in := range inputs {
@@ -232,14 +215,37 @@ func (b *Builder) remembered(ctx context.Context, root string, patterns []string
 		return packages, err
 	}
 	if snapshot, err := fingerprint.Take(ctx, inputs, before, started, nil); err == nil {
-		putList(memo, key, listRecord{snapshot, packages})
+		b.putList(key, listRecord{snapshot, packages})
 	}
 	return packages, nil
 }
 
-func putList(memo Memo, key string, record listRecord) {
+// recallList is what go list said the last time, if it would say the same again.
+func (b *Builder) recallList(ctx context.Context, key, root string) ([]Package, bool) {
+	data, ok := b.Unchanged.Memo.Get(key)
+	var old listRecord
+	if !ok || json.Unmarshal(data, &old) != nil || old.Inputs == nil {
+		return nil, false
+	}
+	view := b.Unchanged.first()
+	verdict, err := old.Inputs.Compare(ctx, view)
+	if err != nil || verdict > fingerprint.Renewed {
+		return nil, false
+	}
+	if verdict == fingerprint.Renewed {
+		if renewed, err := old.Inputs.Renew(ctx, view); err == nil {
+			b.putList(key, listRecord{renewed, old.Packages})
+		}
+	}
+	for i := range old.Packages {
+		old.Packages[i].root = root
+	}
+	return old.Packages, true
+}
+
+func (b *Builder) putList(key string, record listRecord) {
 	if data, err := json.Marshal(record); err == nil {
-		memo.Put(key, data)
+		b.Unchanged.Memo.Put(key, data)
 	}
 }
 

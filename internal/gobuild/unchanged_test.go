@@ -3,6 +3,7 @@ package gobuild
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"flag"
 	"fmt"
 	"math/rand/v2"
@@ -22,7 +23,7 @@ import (
 )
 
 var (
-	edits  = flag.Int("edits", 60, "random edits of TestRandomEdits")
+	edits  = flag.Int("edits", 150, "random edits of TestRandomEdits")
 	rounds = flag.Int("rounds", 8, "rounds of TestFlagsAtOnce")
 )
 
@@ -369,36 +370,108 @@ func TestRandomEdits(t *testing.T) {
 	random := rand.New(rand.NewPCG(seed, 0))
 	l := newLab(t, map[string]string{"cmd/two/main.go": hello})
 	l.settle()
-	start := snapshot(l)
-	var skipped, broken int
+	last := snapshot(l)
+	// What go makes of a state of the sources, worked out once for each.
+	opinions := map[string]string{}
+	opinion := func(program []byte, err error) string {
+		if err != nil {
+			return "an error"
+		}
+		return fmt.Sprintf("%x", sha256.Sum256(program))
+	}
+	var skipped, builds int
 	var trail []string
-	for n := 0; n < *edits; {
-		if random.IntN(25) == 0 || broken > 3 { // as a checkout does
-			restore(l, start)
-			l.flags, broken = Flags{}, 0
-			trail = append(trail, "restore")
-			n++
+	for n := range *edits {
+		if random.IntN(3) == 0 {
+			l.restore(last)
+			trail = append(trail, "checkout")
+		} else {
+			trail = append(trail, randomEdit(l, random))
 		}
-		for range 1 + random.IntN(3)/2 {
-			what := randomEdit(l, random)
-			trail = append(trail, what)
-			n++
+		skip := l.wouldSkip()
+		if !skip && random.IntN(25) > 0 {
+			continue // go will be asked, and knows
 		}
-		if asked, unchanged, program, err := l.run(); err != nil || unchanged || random.IntN(8) == 0 {
+		_, unchanged, program, err := l.run()
+		if skip && !unchanged {
+			t.Fatal("go was asked although it needn't have been")
+		}
+		state := l.state()
+		if !unchanged {
+			builds++
+			opinions[state] = opinion(program, err)
+			if err == nil {
+				last = snapshot(l)
+			}
+			continue
+		}
+		skipped++
+		if opinions[state] == "" {
 			l.oracle.Toolchain = builder(t, l.dir, l.env).Toolchain
 			want, _, wantErr := l.build(context.Background(), l.oracle)
-			if (err == nil) != (wantErr == nil) || !bytes.Equal(program, want) {
-				t.Fatalf("WRONG after %d edits, go asked %d times: %v instead of %v; the last edits were\n%s", n, asked, err, wantErr, strings.Join(trail[max(0, len(trail)-12):], "\n"))
-			}
-			if unchanged {
-				skipped++
-			}
-			if err != nil {
-				broken++
-			}
+			opinions[state] = opinion(want, wantErr)
+		}
+		if opinion(program, err) != opinions[state] {
+			t.Fatalf("WRONG SKIP after %d edits; the last were\n%s", n+1, strings.Join(trail[max(0, len(trail)-40):], "\n"))
 		}
 	}
-	t.Logf("%d edits, go not asked %d times, never wrong", *edits, skipped)
+	t.Logf("%d edits, %d builds, go not asked %d times, never wrong; go's opinion of %d states", *edits, builds, skipped, len(opinions))
+}
+
+// wouldSkip reports whether a run now would start no go.
+func (l *lab) wouldSkip() bool {
+	l.Helper()
+	ctx := context.Background()
+	b := *l.ours
+	b.Toolchain = builder(l.T, l.dir, l.env).Toolchain
+	b.Unchanged = &Unchanged{Memo: l.memo, Self: "test"}
+	key, _ := b.listInputs(l.dir, []string{"./..."}, l.p, l.flags)
+	packages, ok := b.recallList(ctx, key, l.dir)
+	if !ok {
+		return false
+	}
+	flags := make([]Flags, len(packages))
+	for i := range flags {
+		flags[i] = l.flags
+	}
+	for _, g := range b.groups(packages, flags) {
+		args, env, dir, err := b.prepare(g, l.p)
+		if err != nil {
+			l.Fatal(err)
+		}
+		if !b.attempt(g, l.p, args, env, dir).superfluous(ctx) {
+			return false
+		}
+	}
+	return true
+}
+
+// state is a hash of everything in the sources that any build could read: names,
+// modes, links, content, and the flags.
+func (l *lab) state() string {
+	h := sha256.New()
+	fmt.Fprintln(h, l.flags, l.env)
+	err := filepath.WalkDir(l.dir, func(path string, d os.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		fmt.Fprintln(h, path, d.Type())
+		switch {
+		case d.Type()&os.ModeSymlink != 0:
+			link, err := os.Readlink(path)
+			fmt.Fprintln(h, link)
+			return err
+		case d.Type().IsRegular():
+			data, err := os.ReadFile(path)
+			fmt.Fprintf(h, "%q\n", data)
+			return err
+		}
+		return nil
+	})
+	if err != nil {
+		l.Fatal(err)
+	}
+	return string(h.Sum(nil))
 }
 
 func randomEdit(l *lab, random *rand.Rand) string {
@@ -503,32 +576,76 @@ func packageOf(name string) string {
 	return "main"
 }
 
-// snapshot and restore stand for a checkout of another commit and back.
-func snapshot(l *lab) map[string]string {
-	files := map[string]string{}
-	for name := range project {
-		files[name] = l.read(name)
-	}
-	files["cmd/two/main.go"] = hello
-	return files
+// checkout is all that is in the directory of a lab, as a commit has it.
+type checkout struct {
+	files map[string]string // content by path
+	modes map[string]os.FileMode
+	links map[string]string
+	flags Flags
 }
 
-func restore(l *lab, files map[string]string) {
-	entries, err := os.ReadDir(l.dir)
+func snapshot(l *lab) *checkout {
+	c := &checkout{map[string]string{}, map[string]os.FileMode{}, map[string]string{}, l.flags}
+	err := filepath.WalkDir(l.dir, func(path string, d os.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case d.Type()&os.ModeSymlink != 0:
+			c.links[path], err = os.Readlink(path)
+		case d.Type().IsRegular():
+			info, err := d.Info()
+			if err != nil {
+				return err
+			}
+			data, err := os.ReadFile(path)
+			c.files[path], c.modes[path] = string(data), info.Mode()
+			return err
+		}
+		return err
+	})
 	if err != nil {
 		l.Fatal(err)
 	}
-	for _, e := range entries {
-		if _, keep := files[e.Name()]; !keep && e.Name() != ".git" {
-			_ = os.RemoveAll(l.path(e.Name()))
+	return c
+}
+
+// restore is what git checkout does: only what differs is written.
+func (l *lab) restore(c *checkout) {
+	l.Helper()
+	now := snapshot(l)
+	for path, link := range now.links {
+		if c.links[path] != link {
+			_ = os.Remove(path)
 		}
 	}
-	for name, content := range files {
-		if data, err := os.ReadFile(l.path(name)); err != nil || string(data) != content {
-			l.write(name, content)
+	for path := range now.files {
+		if _, keep := c.files[path]; !keep {
+			_ = os.Remove(path)
 		}
 	}
-	l.link("../links/one.go", "inner/linked.go")
+	for path, content := range c.files {
+		if now.files[path] == content && now.modes[path] == c.modes[path] {
+			continue
+		}
+		_ = os.Remove(path)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			l.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(content), c.modes[path]); err != nil {
+			l.Fatal(err)
+		}
+	}
+	for path, link := range c.links {
+		if _, err := os.Lstat(path); err != nil {
+			if err := os.Symlink(link, path); err != nil {
+				l.Fatal(err)
+			}
+		}
+	}
+	for _, dir := range []string{"away", "vendor", "cmd/three", "inner/data/deep"} { // git keeps no empty directories
+		_ = os.Remove(l.path(dir))
+	}
+	l.flags = c.flags
 }
 
 // Two runs at once with different flags, and sources that change: each gets its own
