@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"strings"
 
@@ -227,8 +228,11 @@ func (a *app) build(ctx context.Context, b *buildFlags, targets []string, printR
 		}
 	} else if p, err = a.planPackages(ctx, b, req, kept.Programs(), bases, a.unchanged(b, kept.Memo()), event); err != nil {
 		return nil, err
-	} else if outcome, err = walk(nil); err != nil {
-		return nil, err
+	} else {
+		defer a.boundMemory(len(p.Images) * len(p.Platforms))()
+		if outcome, err = walk(nil); err != nil {
+			return nil, err
+		}
 	}
 	if b.shared != nil {
 		a.saveGoCache(ctx, b, event)
@@ -285,6 +289,18 @@ func (a *app) unchanged(b *buildFlags, memo *store.Memo) *gobuild.Unchanged {
 		}
 	}
 	return &gobuild.Unchanged{Memo: memo, Self: self}
+}
+
+// boundMemory has the garbage collector keep this process small beside the compilers
+// and linkers that it starts: what it holds at once is little, but it passes gigabytes
+// through. The limit is soft, and GOMEMLIMIT goes before it. The function that it
+// returns lifts it.
+func (a *app) boundMemory(images int) func() {
+	if a.Getenv("GOMEMLIMIT") != "" {
+		return func() {}
+	}
+	before := debug.SetMemoryLimit(18<<20 + int64(images)*32<<10)
+	return func() { debug.SetMemoryLimit(before) }
 }
 
 // writeTrace writes what a run spent its time on, also of one that failed.

@@ -66,6 +66,12 @@ func (r *run) packPrograms(ctx context.Context, target plan.Image, p platform.Pl
 	if known, ok := r.recall(key); ok {
 		return known.layer(), known.Binaries, true, nil
 	}
+	select {
+	case r.packing <- struct{}{}:
+		defer func() { <-r.packing }()
+	case <-ctx.Done():
+		return image.Layer{}, nil, false, context.Cause(ctx)
+	}
 	var entries []layer.Entry
 	for _, f := range files {
 		b, err := readBinary(f)

@@ -120,13 +120,16 @@ type run struct {
 	cache *store.Store
 	memo  *store.Memo
 	fails atomic.Bool // some platform has failed: no more uploads
+	// packing bounds how many layers are made at once, and so memory. Each is
+	// compressed on all cores.
+	packing chan struct{}
 }
 
 // Run does what the plan says. If any platform of any image fails, all that
 // failed is reported and nothing is published.
 func Run(ctx context.Context, p *plan.Plan, o Options) (*Outcome, error) {
 	begin := time.Now()
-	r := &run{Options: o, plan: p, cache: o.Cache, memo: o.Memo}
+	r := &run{Options: o, plan: p, cache: o.Cache, memo: o.Memo, packing: make(chan struct{}, 2)}
 	if p.Base != nil && o.Cache == nil {
 		return nil, errors.New("pipeline: no cache")
 	}
@@ -134,17 +137,14 @@ func Run(ctx context.Context, p *plan.Plan, o Options) (*Outcome, error) {
 	if err != nil {
 		return nil, err
 	}
+	defer r.introduce(ctx, sessions)()
 	results, err := r.build(ctx, sessions)
 	if err != nil {
 		return nil, err
 	}
 	outcome := &Outcome{}
-	for i, target := range p.Images {
-		finished, err := r.finish(ctx, target, results[i])
-		if err != nil {
-			return nil, err
-		}
-		outcome.Images = append(outcome.Images, finished)
+	if outcome.Images, err = r.finishAll(ctx, results); err != nil {
+		return nil, err
 	}
 	if err := r.publish(ctx, outcome, sessions); err != nil {
 		return nil, err
@@ -174,6 +174,29 @@ func (r *run) openSessions() ([][]*publish.Session, error) {
 		}
 	}
 	return sessions, nil
+}
+
+// introduce has registries met, and tokens fetched, while programs compile. The
+// function that it returns ends what is under way.
+func (r *run) introduce(ctx context.Context, sessions [][]*publish.Session) (end func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	var g errgroup.Group
+	g.SetLimit(4)
+	var done sync.WaitGroup
+	done.Go(func() {
+		for _, list := range sessions {
+			for _, s := range list {
+				if repo, ok := s.Repository().(interface{ Prepare(context.Context) }); ok && ctx.Err() == nil {
+					g.Go(func() error { repo.Prepare(ctx); return nil })
+				}
+			}
+		}
+		_ = g.Wait() // nothing fails
+	})
+	return func() {
+		cancel()
+		done.Wait()
+	}
 }
 
 // blobs gives layers: ours from the cache, those of the base fetched when
@@ -402,6 +425,33 @@ func (r *run) history(l image.Layer, what string) image.Layer {
 	created := r.plan.LayerTime
 	l.History = ocispec.History{Created: &created, CreatedBy: "anyarch: " + what}
 	return l
+}
+
+// finishAll proves all images and writes their indexes. Of several that fail the
+// first is told.
+func (r *run) finishAll(ctx context.Context, results [][]PlatformOutcome) ([]ImageOutcome, error) {
+	images := make([]ImageOutcome, len(r.plan.Images))
+	errs := make([]error, len(images))
+	var g errgroup.Group
+	g.SetLimit(runtime.NumCPU())
+	for i, target := range r.plan.Images {
+		g.Go(func() error {
+			if ctx.Err() == nil {
+				images[i], errs[i] = r.finish(ctx, target, results[i])
+			}
+			return nil
+		})
+	}
+	_ = g.Wait() // errors are kept in the order of images
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	for _, err := range errs {
+		if err != nil {
+			return nil, err
+		}
+	}
+	return images, nil
 }
 
 // finish proves one image on all its platforms and writes its index.

@@ -62,6 +62,15 @@ func (r *Repository) Direct() *Repository {
 	return &Repository{client: r.client, name: r.name, push: r.push, pull: []mirror{{endpoint: r.push}}, direct: true}
 }
 
+// Prepare finds out how the registry is spoken to and gets a token for writing, so
+// that the first request needs no other before it. What goes wrong is left to that
+// request to tell.
+func (r *Repository) Prepare(ctx context.Context) {
+	if _, err := r.push.host.reach(ctx); err == nil {
+		_, _, _ = r.push.host.authorize(ctx, r.push.pushScope)
+	}
+}
+
 // reader is an endpoint as a repository reads it.
 type reader struct {
 	*endpoint
