@@ -278,6 +278,9 @@ func (p *publication) once(ctx context.Context) (*Outcome, error) {
 		if len(p.extra) > 0 && !p.Edits {
 			draft.Sort()
 		}
+		if len(draft.Entries) == 0 {
+			return nil, &refusal.Error{Code: "PA424", Kind: refusal.Usage, Place: draft.Name, Summary: "nothing would be in the index", Seen: []string{"what it would be made of has no entries"}}
+		}
 		o := &Outcome{Draft: draft}
 		if o.Descriptor, o.Data, err = draft.Encode(); err != nil {
 			return nil, err
@@ -437,7 +440,7 @@ func (d *Draft) refuse(f prove.Finding) error {
 		if e.Place == "" {
 			e.Place = entry.Item.Name
 		}
-		if entry.annotated() && (f.Rule == prove.RulePlatform || f.Rule == prove.RuleEntrypoint) {
+		if entry.annotated() && entry.Descriptor.Platform != nil && (f.Rule == prove.RulePlatform || f.Rule == prove.RuleEntrypoint) {
 			e.Code = "PA423"
 			e.Fix = []string{"build the image for " + f.Platform + ", such as with anyarch publish --platform " + f.Platform, "--force, if you know better"}
 		}

@@ -3,6 +3,7 @@ package assemble
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -15,6 +16,7 @@ import (
 	"github.com/anyarch/anyarch/internal/image"
 	"github.com/anyarch/anyarch/internal/progress"
 	"github.com/anyarch/anyarch/internal/publish"
+	"github.com/anyarch/anyarch/internal/refusal"
 )
 
 // Send lets a target have everything below items, and the items themselves by
@@ -65,7 +67,7 @@ func Send(ctx context.Context, target publish.Repository, event progress.Sink, i
 			push := func() error {
 				d := i.Descriptor
 				if err := target.PushManifest(gctx, d.Digest.String(), ocispec.Descriptor{MediaType: d.MediaType, Digest: d.Digest, Size: int64(len(i.Data))}, i.Data); err != nil {
-					return err
+					return explainForeign(i, err)
 				}
 				s.event.Note("", "", progress.Push, i.String())
 				return nil
@@ -89,6 +91,23 @@ func Send(ctx context.Context, target publish.Repository, event progress.Sink, i
 // it where it says (image-spec v1.1.1, layer.md, "Non-Distributable Layers").
 func foreign(d ocispec.Descriptor) bool {
 	return len(d.URLs) > 0 && (strings.Contains(d.MediaType, "nondistributable") || strings.Contains(d.MediaType, "foreign"))
+}
+
+// explainForeign says what registries mean that take no manifest whose layers are
+// kept elsewhere.
+func explainForeign(i *Item, err error) error {
+	e, ok := errors.AsType[*refusal.Error](err)
+	if !ok || e.Code != "PA404" && e.Code != "PA406" {
+		return err
+	}
+	for _, l := range i.Manifest.Layers {
+		if foreign(l) {
+			e.Seen = append(e.Seen, "the image has a layer that is kept elsewhere, at "+l.URLs[0], "registries take that only if their configuration allows it")
+			e.Fix = []string{"REGISTRY_VALIDATION_MANIFESTS_URLS_ALLOW='[^https://]'   (in the environment of the registry)"}
+			return e
+		}
+	}
+	return err
 }
 
 type sender struct {

@@ -104,7 +104,9 @@ func (a *app) showTable(item *assemble.Item) error {
 	} else {
 		row(item, "")
 	}
-	if _, err := t.WriteTo(&b); err != nil {
+	if item.Kind == assemble.KindIndex && len(item.Children) == 0 {
+		b.WriteString("  no entries\n")
+	} else if _, err := t.WriteTo(&b); err != nil {
 		return err
 	}
 	for _, key := range sortedKeys(item.Index.Annotations) {

@@ -101,6 +101,9 @@ func (p *places) repository(name string) (assemble.Destination, error) {
 
 // layout opens, or makes, a layout to write to.
 func (p *places) layout(dir string) (assemble.Destination, error) {
+	if dir == "" {
+		return assemble.Destination{}, &refusal.Error{Code: "PA503", Kind: refusal.Usage, Place: "oci:", Summary: "a layout needs a directory", Fix: []string{"oci:dist:1.0"}}
+	}
 	abs := dir
 	if !filepath.IsAbs(abs) {
 		abs = filepath.Join(p.app.Dir, abs)
@@ -121,6 +124,9 @@ func (p *places) layout(dir string) (assemble.Destination, error) {
 	}
 	st, err := open(abs)
 	if err != nil {
+		if len(refusal.All(err)) == 0 {
+			err = &refusal.Error{Code: "PA602", Place: "oci:" + dir, Summary: "can't make a layout here", Seen: []string{err.Error()}, Err: err}
+		}
 		return assemble.Destination{}, err
 	}
 	l := publish.NewLayout(st, "oci:"+dir)

@@ -126,7 +126,7 @@ func (a *app) parseResults(patterns []string) ([]result, error) {
 		}
 		r := result{file: near}
 		if err := json.Unmarshal(data, &r); err != nil {
-			refused.Add(badResult(near, "the file isn't what --metadata-file writes", err.Error()))
+			refused.Add(badResult(near, "the file isn't what --metadata-file writes", "it isn't a JSON object with the keys of a build"))
 			continue
 		}
 		switch {

@@ -8,6 +8,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -22,6 +23,8 @@ import (
 	"github.com/anyarch/anyarch/internal/base/rootfs"
 	"github.com/anyarch/anyarch/internal/filetree"
 	"github.com/anyarch/anyarch/internal/prove"
+	"github.com/anyarch/anyarch/internal/refusal"
+	"github.com/anyarch/anyarch/internal/store"
 )
 
 // Options say what is compared.
@@ -239,7 +242,13 @@ func tree(ctx context.Context, i *assemble.Item, o Options) (*filetree.Tree, err
 	}
 	var layers []rootfs.Layer
 	for n, l := range i.Manifest.Layers {
-		layers = append(layers, rootfs.Layer{DiffID: ids[n], MediaType: l.MediaType, Open: func(ctx context.Context) (io.ReadCloser, error) { return i.Place.Fetch(ctx, l) }})
+		layers = append(layers, rootfs.Layer{DiffID: ids[n], MediaType: l.MediaType, Open: func(ctx context.Context) (io.ReadCloser, error) {
+			r, err := i.Place.Fetch(ctx, l)
+			if errors.Is(err, store.ErrNotFound) && len(l.URLs) > 0 {
+				return nil, &refusal.Error{Code: "PA219", Place: i.Name, Summary: "a layer is kept elsewhere, so that its files can't be compared", Seen: []string{l.URLs[0]}, Fix: []string{"--files=false"}}
+			}
+			return r, err
+		}})
 	}
 	t, err := rootfs.Index(ctx, layers, o.Layers)
 	if err != nil {
