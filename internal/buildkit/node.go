@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"sync/atomic"
 	"time"
 
+	controlapi "github.com/moby/buildkit/api/services/control"
 	"github.com/moby/buildkit/client"
 	_ "github.com/moby/buildkit/client/connhelper/dockercontainer" // each registers a scheme
 	_ "github.com/moby/buildkit/client/connhelper/kubepod"
@@ -153,4 +155,26 @@ func unreachable(e Endpoint, err error) error {
 	}
 	r.Fix = []string{"buildctl --addr '" + e.Address + "' debug workers", "anyarch builder start"}
 	return r
+}
+
+// Busy reports whether the daemon builds something now, for whomever.
+func (n *Node) Busy(ctx context.Context) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, answerTime)
+	defer cancel()
+	stream, err := n.client.ControlClient().ListenBuildHistory(ctx, &controlapi.BuildHistoryRequest{ActiveOnly: true, EarlyExit: true})
+	if err != nil {
+		return false, err
+	}
+	for {
+		event, err := stream.Recv()
+		if errors.Is(err, io.EOF) {
+			return false, nil
+		}
+		if err != nil {
+			return false, err
+		}
+		if event.Type == controlapi.BuildHistoryEventType_STARTED && event.Record != nil {
+			return true, nil
+		}
+	}
 }

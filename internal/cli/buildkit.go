@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/anyarch/anyarch/internal/buildkit"
+	"github.com/anyarch/anyarch/internal/buildkit/daemon"
 	"github.com/anyarch/anyarch/internal/image"
 	"github.com/anyarch/anyarch/internal/pipeline"
 	"github.com/anyarch/anyarch/internal/plan"
@@ -136,7 +137,20 @@ func (a *app) endpoints(b *buildFlags) ([]buildkit.Endpoint, error) {
 	if host := a.Getenv("BUILDKIT_HOST"); host != "" {
 		return buildkit.Endpoints([]string{host}, "BUILDKIT_HOST", a.Dir)
 	}
-	return buildkit.Buildx(a.Getenv)
+	list, err := buildkit.Buildx(a.Getenv)
+	if err != nil || len(list) > 0 {
+		return list, err
+	}
+	o, err := a.daemon()
+	if err != nil {
+		return nil, err
+	}
+	s, err := daemon.Look(o)
+	if err != nil || !s.Running {
+		return nil, err
+	}
+	o.Use()
+	return []buildkit.Endpoint{o.Endpoint()}, nil
 }
 
 // connect connects to all builders. Those that are away are warned about; if all are,
@@ -246,10 +260,4 @@ func describeNodes(w *strings.Builder, nodes []*buildkit.Node, p *plan.Plan) {
 			fmt.Fprintf(w, "%-24s  native on %s, where a program of its own has to run\n", at.Platform, at.Node)
 		}
 	}
-}
-
-// ownBuilder is the refusal where no builder is configured.
-func (a *app) ownBuilder(context.Context, progress.Sink) ([]buildkit.Endpoint, error) {
-	return nil, &refusal.Error{Code: "PA140", Kind: refusal.Usage, Place: "--engine buildkit", Summary: "no builder is configured",
-		Fix: []string{"--builder unix:///run/buildkit/buildkitd.sock", "--builder docker-container://buildkitd"}}
 }

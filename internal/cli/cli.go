@@ -190,7 +190,7 @@ needs a Go toolchain and nothing else: no Docker, no root, no emulator.`,
 	root.AddCommand(
 		a.publishCommand(), a.buildCommand(), a.indexCommand(), a.tagCommand(), a.copyCommand(), a.deleteCommand(), a.loginCommand(), a.logoutCommand(),
 		a.planCommand(), a.fixCommand(), a.verifyCommand(), a.inspectCommand(), a.diffCommand(), a.explainCommand(),
-		a.runCommand(), a.serveCommand(), a.cacheCommand(), a.dockerCommand(),
+		a.runCommand(), a.serveCommand(), a.cacheCommand(), a.builderCommand(), a.dockerCommand(),
 		a.manCommand(), a.versionCommand(),
 	)
 	root.SetHelpCommandGroupID("")

@@ -86,7 +86,7 @@ func (e *engine) openNative(ctx context.Context, bases *base.Resolver, check boo
 func forBuildKit(err error) bool {
 	list := refusal.All(err)
 	return len(list) > 0 && !slices.ContainsFunc(list, func(r *refusal.Error) bool {
-		return !slices.Contains([]string{"PA101", "PA103", "PA120", "PA130", "PA131", "PA133", "PA148"}, r.Code) && !errors.Is(r, dockerfile.ErrFrontEnd)
+		return !slices.Contains([]string{"PA101", "PA103", "PA120", "PA130", "PA131", "PA133", "PA148", "PA160"}, r.Code) && !errors.Is(r, dockerfile.ErrFrontEnd)
 	})
 }
 

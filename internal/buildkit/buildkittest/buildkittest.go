@@ -22,10 +22,9 @@ type Daemon struct {
 	ended   chan struct{}
 }
 
-// Start starts a daemon that may use the registries at the given addresses without TLS.
-// The test is skipped, with the reason, where there can't be one: it takes buildkitd and
-// runc or crun on PATH, and root.
-func Start(t testing.TB, registries ...string) *Daemon {
+// Need skips a test, with the reason, where there can't be a daemon: it takes buildkitd
+// and runc or crun on PATH, and root.
+func Need(t testing.TB) (program, runtime string) {
 	t.Helper()
 	program, err := exec.LookPath("buildkitd")
 	if err != nil {
@@ -34,12 +33,19 @@ func Start(t testing.TB, registries ...string) *Daemon {
 	if os.Getuid() != 0 {
 		t.Skip("buildkitd needs root here")
 	}
-	runtime, err := exec.LookPath("runc")
-	if err != nil {
+	if runtime, err = exec.LookPath("runc"); err != nil {
 		if runtime, err = exec.LookPath("crun"); err != nil {
 			t.Skip("neither runc nor crun is installed")
 		}
 	}
+	return program, runtime
+}
+
+// Start starts a daemon that may use the registries at the given addresses without TLS.
+// The test is skipped where there can't be one; see [Need].
+func Start(t testing.TB, registries ...string) *Daemon {
+	t.Helper()
+	program, runtime := Need(t)
 	// The path of a socket has room for 107 bytes; names of tests are longer.
 	dir, err := os.MkdirTemp("", "buildkitd-")
 	if err != nil {
