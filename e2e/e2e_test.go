@@ -17,9 +17,11 @@ import (
 	"net/http/httptest"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
@@ -39,16 +41,17 @@ type project struct {
 	repository, commit, dockerfile string
 	args                           []string
 	files                          map[string]string // that its release process makes before the build
+	programs                       bool              // its builder has programs that run: it needs a sandbox, and a Debian
 	refusals                       []string          // codes and words, all of which are shown; none if it builds
 }
 
 var projects = []project{
-	{repository: "traefik/whoami", commit: "8951300b46f1", dockerfile: "Dockerfile", refusals: []string{"PA101", "make"}},
+	{repository: "traefik/whoami", commit: "8951300b46f1", dockerfile: "Dockerfile", programs: true},
 	{repository: "stefanprodan/podinfo", commit: "eec06d1ea459", dockerfile: "Dockerfile"},
 	{repository: "OJ/gobuster", commit: "2548b9e819db", dockerfile: "Dockerfile"},
 	{repository: "fullstorydev/grpcurl", commit: "afea969b8a8e", dockerfile: "Dockerfile", files: map[string]string{"VERSION": "v1.9.3\n"}},
 	{repository: "jwilder/dockerize", commit: "2b3e41aa277b", dockerfile: "Dockerfile"},
-	{repository: "mccutchen/go-httpbin", commit: "697b6e3b326e", dockerfile: "Dockerfile", refusals: []string{"PA101", "make"}},
+	{repository: "mccutchen/go-httpbin", commit: "697b6e3b326e", dockerfile: "Dockerfile", programs: true},
 	{repository: "AlexxIT/go2rtc", commit: "dc1685e9cf7a", dockerfile: "docker/Dockerfile"},
 	{repository: "XTLS/Xray-core", commit: "2323273e373f", dockerfile: ".github/docker/Dockerfile"},
 	{repository: "nginx-proxy/docker-gen", commit: "920275ac2df6", dockerfile: "Dockerfile.alpine"},
@@ -63,7 +66,7 @@ var projects = []project{
 	{repository: "CatchZeng/dingtalk", commit: "f4f1df9b5f30", dockerfile: "build/package/Dockerfile", args: []string{"--go-version", "1.21.13"}},
 	{repository: "Zmey56/wisdom-tcp-server", commit: "4fe856791e1d", dockerfile: "cmd/server/Dockerfile"},
 	{repository: "JoeyMckenzie/realworld-go-kit", commit: "c2dc171a6bbe", dockerfile: "Dockerfile", refusals: []string{"PA101", "apt"}},
-	{repository: "olareg/olareg", commit: "79de6b47ef2a", dockerfile: "build/Dockerfile.olareg", refusals: []string{"PA101", "make"}},
+	{repository: "olareg/olareg", commit: "79de6b47ef2a", dockerfile: "build/Dockerfile.olareg", programs: true},
 	{repository: "umputun/reproxy", commit: "43daa211d700", dockerfile: "Dockerfile"},
 }
 
@@ -98,7 +101,12 @@ func TestProjects(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			if packages.builders = p.programs; p.programs {
+				packages.programs(t)
+			}
 			data = standIn(t, root, packages, data)
+			// What a build leaves beside its sources isn't theirs.
+			dir := copied(t, dir)
 			file := filepath.Join(t.TempDir(), "Dockerfile")
 			if err := os.WriteFile(file, data, 0o644); err != nil {
 				t.Fatal(err)
@@ -110,7 +118,6 @@ func TestProjects(t *testing.T) {
 				if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
 					t.Fatal(err)
 				}
-				defer func() { _ = os.Remove(filepath.Join(dir, name)) }()
 			}
 			out := filepath.Join(t.TempDir(), "out")
 			args := append([]string{"build", "-f", file, "--output", "oci:" + out}, p.args...)
@@ -167,7 +174,7 @@ func start(t *testing.T) (address, root string) {
 
 var (
 	from    = regexp.MustCompile(`(?im)^\s*FROM\s+(?:--platform=\S+\s+)?(\S+)(?:\s+AS\s+(\S+))?`)
-	copied  = regexp.MustCompile(`(?im)^\s*COPY\s+.*--from=([^\s]+[/:][^\s]+)`)
+	copies  = regexp.MustCompile(`(?im)^\s*COPY\s+.*--from=([^\s]+[/:][^\s]+)`)
 	pinned  = regexp.MustCompile(`@sha256:[0-9a-f]{64}`)
 	release = regexp.MustCompile(`^1\.\d+\.\d+`)
 	minor   = regexp.MustCompile(`^1\.\d+`)
@@ -192,7 +199,7 @@ func standIn(t *testing.T, root string, packages *mirror, text []byte) []byte {
 		}
 		stages[strings.ToLower(string(m[2]))] = true
 	}
-	for _, m := range copied.FindAllSubmatch(text, -1) {
+	for _, m := range copies.FindAllSubmatch(text, -1) {
 		names = append(names, string(m[1]))
 	}
 	for _, name := range names {
@@ -207,7 +214,7 @@ func standIn(t *testing.T, root string, packages *mirror, text []byte) []byte {
 		if !strings.Contains(repository, "/") {
 			repository = "library/" + repository
 		}
-		base(t, packages, filepath.Join(root, filepath.FromSlash(repository)), repository, tag)
+		base(t, packages, root, repository, tag)
 	}
 	return text
 }
@@ -216,9 +223,10 @@ func standIn(t *testing.T, root string, packages *mirror, text []byte) []byte {
 var patches = map[string]string{"1.21": "13", "1.22": "12", "1.23": "12", "1.24": "13", "1.25": "14", "1.26": "8", "1.18": "1", "1.19": "1", "1.20": "1"}
 
 // base makes an image for both architectures: Alpine-like, unless its name says Debian.
-func base(t *testing.T, packages *mirror, dir, repository, tag string) {
+// A golang image of a mirror with builders has programs, for this machine's architecture.
+func base(t *testing.T, packages *mirror, root, repository, tag string) {
 	t.Helper()
-	st, err := store.Create(dir)
+	st, err := store.Create(filepath.Join(root, filepath.FromSlash(repository)))
 	check(t, err)
 	d := func(name string) layer.Entry { return layer.Entry{Name: name, Type: layer.Dir, Mode: 0o755} }
 	f := func(name, text string, mode fs.FileMode) layer.Entry {
@@ -249,9 +257,17 @@ func base(t *testing.T, packages *mirror, dir, repository, tag string) {
 		}
 		env = []string{"PATH=/go/bin:/usr/local/go/bin:/usr/bin:/bin", "GOLANG_VERSION=" + version, "GOTOOLCHAIN=local", "GOPATH=/go"}
 	}
+	if packages.builders && strings.HasSuffix(repository, "golang") && debian {
+		kept, err := debianRoot("builder", builderPackages...)
+		skipWithout(t, err)
+		realBuilder(t, root, repository, tag, strings.TrimPrefix(env[1], "GOLANG_VERSION="), kept)
+		return
+	}
 	var images []image.Image
 	for _, arch := range []string{"amd64", "arm64"} {
-		if strings.HasSuffix(repository, "alpine") || strings.HasSuffix(tag, "-alpine") && !strings.HasSuffix(repository, "golang") {
+		if packages.builders && strings.HasSuffix(repository, "golang") && arch == runtime.GOARCH {
+			entries = packages.builder(t, arch)
+		} else if strings.HasSuffix(repository, "alpine") || strings.HasSuffix(tag, "-alpine") && !strings.HasSuffix(repository, "golang") {
 			entries = packages.alpine(t, arch)
 		}
 		l, err := layer.Write(t.Context(), st, entries, layer.Options{})
@@ -268,6 +284,79 @@ func base(t *testing.T, packages *mirror, dir, repository, tag string) {
 	check(t, st.Tag(t.Context(), tag, index, true))
 }
 
+// programs gives the mirror packages whose programs run: make and git are this machine's,
+// with their libraries in a package beside, since there is no Alpine to take them from.
+func (m *mirror) programs(t *testing.T) {
+	t.Helper()
+	if m.real {
+		return
+	}
+	m.real = true
+	arch := apktest.Arches[runtime.GOARCH]
+	list := apktest.New(arch)
+	libraries := map[string]string{}
+	for i := range list {
+		if name := list[i].Name; name == "make" || name == "git" {
+			program, err := exec.LookPath(name)
+			if err != nil {
+				t.Skipf("%s isn't on PATH (Debian's package %s)", name, name)
+			}
+			out, err := exec.Command("ldd", program).Output()
+			check(t, err)
+			for _, word := range strings.Fields(string(out)) {
+				if strings.HasPrefix(word, "/") {
+					libraries[word[1:]] = word
+				}
+			}
+			list[i].Files, list[i].Depends = hostFiles(t, map[string]string{"usr/bin/" + name: program}), []string{"libraries-of-this-machine"}
+		}
+	}
+	list = append(list, apktest.Package{Name: "libraries-of-this-machine", Version: "1-r0", Arch: arch, Files: hostFiles(t, libraries)})
+	check(t, apktest.WriteRepository(filepath.Join(m.dir, "main"), m.key, list...))
+}
+
+// hostFiles are files of this machine for a package, by their names in it.
+func hostFiles(t *testing.T, files map[string]string) []apktest.File {
+	t.Helper()
+	var list []apktest.File
+	var dirs []string
+	for at, from := range files {
+		data, err := os.ReadFile(from)
+		check(t, err)
+		dirs = append(dirs, path.Dir(at))
+		list = append(list, apktest.File{Name: at, Mode: 0o755, Data: string(data)})
+	}
+	return append(apktest.Dirs(dirs...), list...)
+}
+
+// builder is an Alpine image whose busybox is this machine's static one, of Debian.
+func (m *mirror) builder(t *testing.T, arch string) []layer.Entry {
+	t.Helper()
+	name, _ := exec.LookPath("busybox")
+	if out, _ := exec.Command("ldd", name).CombinedOutput(); name == "" || !strings.Contains(string(out), "not a dynamic") && !strings.Contains(string(out), "statically") {
+		t.Skip("there is no static busybox (Debian's package busybox-static)")
+	}
+	data, err := os.ReadFile(name)
+	check(t, err)
+	entries := slices.Clone(m.alpine(t, arch))
+	for i := range entries {
+		if entries[i].Name == "bin/busybox" {
+			entries[i].Size, entries[i].Open = int64(len(data)), func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(data)), nil }
+		}
+	}
+	return entries
+}
+
+// copied is a copy of a project's sources.
+func copied(t *testing.T, dir string) string {
+	t.Helper()
+	to := filepath.Join(t.TempDir(), filepath.Base(dir))
+	if out, err := exec.Command("cp", "-a", dir, to).CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	return to
+}
+
 // unreachable is what a build says when a machine can't have what it needs.
 var unreachable = regexp.MustCompile(`no such host|403 Forbidden|connection refused`)
 
@@ -276,6 +365,8 @@ type mirror struct {
 	dir, address string
 	key          *apktest.Key
 	roots        map[string][]layer.Entry
+	real         bool // its make and git are programs
+	builders     bool // golang images have programs
 }
 
 func alpineMirror(t *testing.T) *mirror {

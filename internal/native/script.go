@@ -16,7 +16,7 @@ var sameEverywhere = strings.Fields(`: [ [[ test true false echo printf cd pwd e
 	cat cp mv rm mkdir rmdir ln chmod chown chgrp touch install mktemp ls basename dirname readlink realpath stat
 	date sleep tee head tail wc sort uniq cut tr grep egrep fgrep sed find xargs tar gzip gunzip unzip sha256sum md5sum
 	wget curl adduser addgroup useradd groupadd usermod groupmod passwd deluser delgroup apk apt-get apt
-	update-ca-certificates git id whoami env which command umask local eval seq expr diff cmp comm awk dpkg base64 od xxd nl tac paste fold rev sha1sum sha512sum busybox add-shell printenv`)
+	update-ca-certificates userdel groupdel setcap getcap git id whoami env which command umask local eval seq expr diff cmp comm awk dpkg base64 od xxd nl tac paste fold rev sha1sum sha512sum busybox add-shell printenv`)
 
 // sameGo are the go commands that do the same whatever GOOS and GOARCH are.
 var sameGo = []string{"mod", "clean", "version", "fmt", "work", "help"}

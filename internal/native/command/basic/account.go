@@ -148,13 +148,18 @@ type newUser struct {
 	makeHome                             bool
 	homeMode                             fs.FileMode
 	skeleton                             bool
+	system                               bool // shadow gives it no days
 }
 
 func (a *accounts) addUser(u newUser) error {
 	a.passwd = append(a.passwd, fmt.Sprintf("%s:x:%d:%d:%s:%s:%s", u.name, u.uid, u.gid, u.comment, u.home, u.shell))
 	if a.hasShadow {
 		day := a.p.Now.Unix() / 86400
-		a.shadow = append(a.shadow, fmt.Sprintf("%s:%s:%d:0:99999:7:::", u.name, u.password, day))
+		ages := "0:99999:7:::"
+		if u.system {
+			ages = ":::::"
+		}
+		a.shadow = append(a.shadow, fmt.Sprintf("%s:%s:%d:%s", u.name, u.password, day, ages))
 	}
 	if err := a.write(); err != nil {
 		return err
@@ -198,7 +203,7 @@ func (a *accounts) addUser(u newUser) error {
 
 func accountCommands() []*command.Command {
 	busybox := command.Options{Short: "h:g:s:G:SDHu:k:", Long: []string{"home=", "gecos=", "shell=", "ingroup=", "system", "disabled-password", "empty-password", "no-create-home", "uid=", "disabled-login", "group", "gid=", "quiet", "force-badname", "allow-bad-names"},
-		Same: map[string]string{"home": "h", "gecos": "g", "shell": "s", "ingroup": "G", "system": "S", "disabled-password": "D", "no-create-home": "H", "uid": "u", "disabled-login": "D"}}
+		Same: map[string]string{"home": "h", "gecos": "g", "shell": "s", "ingroup": "G", "system": "S", "disabled-password": "D", "no-create-home": "H", "uid": "u"}}
 	group := command.Options{Short: "g:S", Long: []string{"gid=", "system", "quiet"}, Same: map[string]string{"gid": "g", "system": "S"}}
 	useraddOptions := command.Options{Short: "rmMNUlou:g:G:d:s:c:k:p:K:b:e:f:", Long: []string{"system", "create-home", "no-create-home", "no-user-group", "user-group", "no-log-init", "non-unique", "uid=", "gid=", "groups=", "home-dir=", "home=", "shell=", "comment="},
 		Same: map[string]string{"system": "r", "create-home": "m", "no-create-home": "M", "no-user-group": "N", "user-group": "U", "no-log-init": "l", "non-unique": "o", "uid": "u", "gid": "g", "groups": "G", "home-dir": "d", "home": "d", "shell": "s", "comment": "c"}}
@@ -207,7 +212,6 @@ func accountCommands() []*command.Command {
 		tool("addgroup", group, addgroup),
 		tool("useradd", useraddOptions, useradd),
 		tool("groupadd", command.Options{Short: "rg:fo", Long: []string{"system", "gid=", "force"}, Same: map[string]string{"system": "r", "gid": "g", "force": "f"}}, groupadd),
-		tool("usermod", command.Options{Short: "aG:", Long: []string{"append", "groups="}, Same: map[string]string{"append": "a", "groups": "G"}}, usermod),
 	}
 }
 
@@ -238,7 +242,7 @@ func adduser(_ context.Context, p *command.Proc, opt *command.Parsed) (int, erro
 		return p.Errorf("user '%s' in use", name)
 	}
 	system := opt.Has["S"]
-	if !opt.Has["D"] && !system {
+	if !opt.Has["D"] && !opt.Has["disabled-login"] && !system {
 		return 0, &command.Unsupported{Command: "adduser", What: "asking for a password", Fix: map[bool]string{true: "adduser --disabled-password --gecos '' " + name, false: "adduser -D " + name}[debian]}
 	}
 	if opt.Has["k"] {
@@ -265,7 +269,14 @@ func adduser(_ context.Context, p *command.Proc, opt *command.Parsed) (int, erro
 		if system {
 			u.shell, u.homeMode, u.home = "/usr/sbin/nologin", 0o755, "/nonexistent"
 			u.makeHome = opt.Has["h"] && !opt.Has["H"]
-			u.password = "!"
+			u.system = true
+		}
+	}
+	if opt.Has["disabled-login"] && debian && !system {
+		if recent, err := recentAdduser(p); err != nil {
+			return 0, err
+		} else if recent {
+			u.shell = "/usr/sbin/nologin"
 		}
 	}
 	if opt.Has["h"] {
@@ -276,7 +287,7 @@ func adduser(_ context.Context, p *command.Proc, opt *command.Parsed) (int, erro
 	}
 	if opt.Has["g"] {
 		u.comment = opt.Values["g"]
-		if debian && u.comment != "" && !strings.Contains(u.comment, ",") {
+		if debian && !strings.Contains(u.comment, ",") { // as chfn writes it
 			u.comment += ",,,"
 		}
 	}
@@ -293,7 +304,7 @@ func adduser(_ context.Context, p *command.Proc, opt *command.Parsed) (int, erro
 		}
 	} else {
 		lists := [][]string{a.passwd}
-		if !opt.Has["G"] {
+		if !opt.Has["G"] && !(debian && system) {
 			lists = append(lists, a.group)
 		}
 		var ok bool
@@ -323,10 +334,76 @@ func adduser(_ context.Context, p *command.Proc, opt *command.Parsed) (int, erro
 		if find(a.group, name) >= 0 {
 			return p.Errorf("group '%s' in use", name)
 		}
-		u.gid = u.uid
+		if u.gid = u.uid; debian && taken(a.group, u.gid) {
+			var ok bool
+			if u.gid, ok = a.free(from, to, false, a.group); !ok {
+				return p.Errorf("no more gids")
+			}
+		}
 		a.addGroup(name, u.gid)
 	}
+	if debian && !system {
+		extra, err := extraGroups(p)
+		if err != nil {
+			return 0, err
+		}
+		for _, g := range extra {
+			a.join(name, g)
+		}
+		for _, f := range []string{"/etc/subuid", "/etc/subgid"} {
+			if err := subordinate(p, f, name); err != nil {
+				return 0, err
+			}
+		}
+	}
 	return 0, a.addUser(u)
+}
+
+// recentAdduser reports whether the stage's adduser is that of Debian 12 or later, which
+// does more than earlier ones; where its version isn't known it is.
+func recentAdduser(p *command.Proc) (bool, error) {
+	status, err := p.Tree.ReadFile("/var/lib/dpkg/status")
+	if fatal(err) {
+		return false, err
+	}
+	_, rest, ok := strings.Cut(string(status), "Package: adduser\n")
+	if !ok {
+		return true, nil
+	}
+	_, rest, _ = strings.Cut(rest, "\nVersion: 3.")
+	n := 0
+	for n < len(rest) && rest[n] >= '0' && rest[n] <= '9' {
+		n++
+	}
+	minor, err := strconv.Atoi(rest[:n])
+	return err != nil || minor >= 130, nil //nolint:nilerr // another version is a later one
+}
+
+// extraGroups are those that Debian's adduser puts new users into (adduser.conf(5)): users,
+// since bookworm's.
+func extraGroups(p *command.Proc) ([]string, error) {
+	on, err := recentAdduser(p)
+	if err != nil {
+		return nil, err
+	}
+	groups := "users"
+	conf, err := p.Tree.ReadFile("/etc/adduser.conf")
+	if fatal(err) {
+		return nil, err
+	}
+	for line := range strings.Lines(string(conf)) {
+		k, v, _ := strings.Cut(strings.TrimSpace(line), "=")
+		switch v = strings.Trim(v, `"'`); k {
+		case "ADD_EXTRA_GROUPS":
+			on = v != "0"
+		case "EXTRA_GROUPS":
+			groups = v
+		}
+	}
+	if !on {
+		return nil, nil
+	}
+	return strings.Fields(groups), nil
 }
 
 func addgroup(_ context.Context, p *command.Proc, opt *command.Parsed) (int, error) {
@@ -406,7 +483,7 @@ func useradd(_ context.Context, p *command.Proc, opt *command.Parsed) (int, erro
 		_, _ = fmt.Fprintf(p.Stderr, "useradd: user '%s' already exists\n", name)
 		return 9, nil
 	}
-	u := newUser{name: name, home: "/home/" + name, shell: "/bin/sh", password: "!", makeHome: opt.Has["m"], skeleton: true, homeMode: 0o755}
+	u := newUser{name: name, home: "/home/" + name, shell: "/bin/sh", password: "!", makeHome: opt.Has["m"], skeleton: true, homeMode: 0o755, system: opt.Has["r"]}
 	low, err := defs(p, "UID_MIN", 1000)
 	if err != nil {
 		return 0, err
@@ -571,26 +648,5 @@ func groupadd(_ context.Context, p *command.Proc, opt *command.Parsed) (int, err
 		}
 	}
 	a.addGroup(name, gid)
-	return 0, a.write()
-}
-
-func usermod(_ context.Context, p *command.Proc, opt *command.Parsed) (int, error) {
-	if !opt.Has["a"] || !opt.Has["G"] || len(opt.Args) != 1 {
-		return 0, &command.Unsupported{Command: "usermod", What: "anything but -aG GROUPS USER"}
-	}
-	a, err := readAccounts(p)
-	if err != nil {
-		return 0, err
-	}
-	if find(a.passwd, opt.Args[0]) < 0 {
-		_, _ = fmt.Fprintf(p.Stderr, "usermod: user '%s' does not exist\n", opt.Args[0])
-		return 6, nil
-	}
-	for g := range strings.SplitSeq(opt.Values["G"], ",") {
-		if !a.join(opt.Args[0], g) {
-			_, _ = fmt.Fprintf(p.Stderr, "usermod: group '%s' does not exist\n", g)
-			return 6, nil
-		}
-	}
 	return 0, a.write()
 }

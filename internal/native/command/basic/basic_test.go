@@ -155,7 +155,7 @@ func TestAccounts(t *testing.T) {
 		{"adduser -D u", command.Busybox, "u:x:1000:1000:Linux User,,,:/home/u:/bin/ash|u:x:1000:|u:!:20000:0:99999:7:::"},
 		{"adduser -S -D -H -u 500 u", command.Busybox, "u:x:500:65533:Linux User,,,:/home/u:/bin/false|nogroup:x:65533:|u:!:20000:0:99999:7:::"},
 		{"adduser --disabled-password --gecos  --home /x --shell /sbin/nologin --no-create-home --uid 10001 u", command.Busybox, "u:x:10001:10001::/x:/sbin/nologin|u:x:10001:|u:!:20000:0:99999:7:::"},
-		{"useradd -r -s /bin/false u", command.GNU, "u:x:999:999::/home/u:/bin/false|u:x:999:|u:!:20000:0:99999:7:::"},
+		{"useradd -r -s /bin/false u", command.GNU, "u:x:999:999::/home/u:/bin/false|u:x:999:|u:!:20000::::::"},
 		{"useradd u", command.GNU, "u:x:1000:1000::/home/u:/bin/sh|u:x:1000:|u:!:20000:0:99999:7:::"},
 	} {
 		t.Run(test.line, func(t *testing.T) {

@@ -21,7 +21,7 @@ import (
 // Commands gives the commands of this package.
 func Commands() []*command.Command {
 	var list []*command.Command
-	for _, group := range [][]*command.Command{fileCommands(), moreFiles(), textCommands(), systemCommands(), accountCommands()} {
+	for _, group := range [][]*command.Command{fileCommands(), moreFiles(), textCommands(), systemCommands(), accountCommands(), accountChanges(), capabilityCommands()} {
 		list = append(list, group...)
 	}
 	return list
