@@ -45,9 +45,8 @@ type results struct {
 	once    sync.Once
 	err     error
 	keys    map[*dockerfile.Op]string // of everything that is kept; empty where nothing can be
-	sees    map[*dockerfile.Op]clock
-	live    map[*dockerfile.Op]bool // RUNs that are executed if anything is
-	digests map[string]string       // of contexts, by operation key, as they were read
+	live    map[*dockerfile.Op]bool   // RUNs that are executed if anything is
+	digests map[string]string         // of contexts, by operation key, as they were read
 
 	mu      sync.Mutex
 	records map[*state]string // where the record of a result is
