@@ -39,10 +39,11 @@ type buildFlags struct {
 	latest       string
 	metadataFile string
 	dryRun       bool
+	estimate     bool
 	cacheSize    string
 	goCache      string
 	shared       *gocache.Session // nil without --cache
-	noPrint      bool // no fingerprints
+	noPrint      bool             // no fingerprints
 	traceFile    string
 	docker       dockerfileFlags
 
@@ -93,6 +94,7 @@ func (b *buildFlags) register(f *pflag.FlagSet) {
 	f.BoolVar(&b.noPrint, "no-fingerprint", false, "ask the go command even where nothing seems to have changed")
 	f.StringVar(&b.traceFile, "trace", "", "write what the run spent its time on to this `FILE`, for ui.perfetto.dev")
 	f.BoolVar(&b.dryRun, "dry-run", false, "do everything except writing to registries")
+	f.BoolVar(&b.estimate, "estimate", false, "print what publishing would upload instead, and write nothing to registries")
 	cacheSizeFlag(f, &b.cacheSize)
 	f.StringVar(&b.goCache, "cache", "", "share Go's build cache through a registry: `REFERENCE[,mode=ro][,max-size=2GiB]` (ANYARCH_CACHE_REF)")
 	b.docker.register(f)
@@ -199,7 +201,7 @@ func (a *app) build(ctx context.Context, b *buildFlags, targets []string, printR
 	var p *plan.Plan
 	walk := func(builder func(context.Context, platform.Platform) (*pipeline.Built, error)) (*pipeline.Outcome, error) {
 		return pipeline.Run(ctx, p, pipeline.Options{
-			Cache: kept.Blobs(), Memo: kept.Memo(), Event: event, DryRun: b.dryRun, Layers: bases.Open, Build: builder,
+			Cache: kept.Blobs(), Memo: kept.Memo(), Event: event, DryRun: b.dryRun || b.estimate, Estimate: b.estimate, Layers: bases.Open, Build: builder,
 			Repository: func(name string) (publish.Repository, error) {
 				client, err := a.registryClient()
 				if err != nil {
@@ -264,6 +266,9 @@ func (a *app) build(ctx context.Context, b *buildFlags, targets []string, printR
 				}
 			}
 		}
+	}
+	if b.estimate {
+		return outcome, a.printEstimate(outcome)
 	}
 	if printRefs {
 		for _, o := range outcome.Images {

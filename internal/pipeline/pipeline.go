@@ -50,6 +50,8 @@ type Options struct {
 	Build func(ctx context.Context, p platform.Platform) (*Built, error)
 	// DryRun does everything except remote writes and tags.
 	DryRun bool
+	// Estimate asks repositories what publishing would send them. It is for dry runs.
+	Estimate bool
 }
 
 // Built is an image that another builder than Go's made: its parts, or all of it.
@@ -104,6 +106,7 @@ type Pushed struct {
 	Repository string
 	Moves      []publish.Move
 	Stats      publish.Stats
+	Estimate   publish.Estimate // if it was asked for
 }
 
 // Written is one place on this machine that has the image now.
@@ -164,13 +167,16 @@ func (r *run) openSessions() ([][]*publish.Session, error) {
 	if !r.plan.Pushes() {
 		return sessions, nil
 	}
+	places := publish.NewPlaces(r.memo)
 	for i, target := range r.plan.Images {
 		for _, d := range target.Destinations {
 			repo, err := r.Repository(d.Repository)
 			if err != nil {
 				return nil, err
 			}
-			sessions[i] = append(sessions[i], publish.NewSession(repo, r.cache, blobs{r}, target.Name, r.Event))
+			session := publish.NewSession(repo, r.cache, blobs{r}, target.Name, r.Event)
+			session.Share(places)
+			sessions[i] = append(sessions[i], session)
 		}
 	}
 	return sessions, nil
@@ -641,6 +647,17 @@ func (r *run) publish(ctx context.Context, outcome *Outcome, sessions [][]*publi
 	}
 	if err := g.Wait(); err != nil {
 		return causeOf(ctx, err)
+	}
+	if r.Estimate {
+		for i := range outcome.Images {
+			o := &outcome.Images[i]
+			for k, session := range sessions[i] {
+				var err error
+				if o.Pushed[k].Estimate, err = session.Estimate(ctx, o.Index, o.all()); err != nil {
+					return causeOf(ctx, err)
+				}
+			}
+		}
 	}
 	slices.SortFunc(plans, func(a, b publish.TagPlan) int {
 		x, y := order[a.Session], order[b.Session]

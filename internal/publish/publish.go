@@ -66,6 +66,8 @@ type Session struct {
 	name  string // of the image, for events
 	slots chan struct{}
 
+	places *Places // nil where nobody else publishes
+
 	mu    sync.Mutex // guards stats and done
 	stats Stats
 	done  map[digest.Digest]*once
@@ -135,22 +137,27 @@ func (s *Session) blob(ctx context.Context, img image.Image, layer image.Layer, 
 	if state.ok {
 		return nil
 	}
+	if s.places != nil {
+		defer s.places.turn(s.repo.Name(), d.Digest)()
+	}
 	exists, err := s.repo.Exists(ctx, d)
 	if err != nil {
 		return err
 	}
 	if exists {
 		s.count(&s.stats.Present, d.Size)
+		s.note(d, false)
 		state.ok = true
 		return nil
 	}
-	if layer.From != "" {
-		mounted, err := s.repo.Mount(ctx, d, layer.From)
+	for _, from := range s.sources(layer) {
+		mounted, err := s.repo.Mount(ctx, d, from)
 		if err != nil {
 			return err
 		}
 		if mounted {
 			s.count(&s.stats.Mounted, d.Size)
+			s.note(d, false)
 			state.ok = true
 			return nil
 		}
@@ -170,8 +177,15 @@ func (s *Session) blob(ctx context.Context, img image.Image, layer image.Layer, 
 		return err
 	}
 	s.count(&s.stats.Uploaded, d.Size)
+	s.note(d, true)
 	state.ok = true
 	return nil
+}
+
+func (s *Session) note(d ocispec.Descriptor, sent bool) {
+	if s.places != nil {
+		s.places.note(s.repo.Name(), d.Digest, sent)
+	}
 }
 
 func (s *Session) count(counter *int64, n int64) {
