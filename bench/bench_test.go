@@ -25,11 +25,11 @@ func TestParse(t *testing.T) {
 		want string // of the error; empty for none
 		see  func(config) bool
 	}{
-		"defaults":         {nil, "", func(c config) bool { return c.rounds == 5 && c.cold == 1 && len(c.modules) == 4 }},
+		"defaults":         {nil, "", func(c config) bool { return c.rounds == 5 && c.cold == 1 && len(c.modules) == 5 }},
 		"quick":            {[]string{"-quick"}, "", func(c config) bool { return c.rounds == 1 && c.cold == 0 && slices.Equal(c.modules, []string{"small"}) }},
 		"quick, but":       {[]string{"-quick", "-rounds", "2", "-modules", "many"}, "", func(c config) bool { return c.rounds == 2 && c.cold == 0 && c.modules[0] == "many" }},
 		"floor is implied": {[]string{"-tools", "ko"}, "", func(c config) bool { return slices.Equal(c.tools, []string{"floor", "ko"}) }},
-		"unknown module":   {[]string{"-modules", "huge"}, "-modules huge: known are small, medium, many, large", nil},
+		"unknown module":   {[]string{"-modules", "tiny"}, "-modules tiny: known are small, medium, huge, many, large", nil},
 		"unknown tool":     {[]string{"-tools", "make"}, "-tools make: known are", nil},
 		"unknown registry": {[]string{"-registry", "none"}, "-registry none: known are", nil},
 		"no rounds":        {[]string{"-rounds", "0"}, "at least 1", nil},
@@ -95,14 +95,16 @@ func TestTargets(t *testing.T) {
 		row  row
 		want []string
 	}{
-		"cold":              {of("small", "cold", func(r *row) { r.over = 0.5 }), []string{"cold: ≤ 1.05 × floor + 0.5 s true", "memory: ≤ 100 MB true"}},
-		"cold, slow":        {of("small", "cold", func(r *row) { r.over = 0.51 }), []string{"cold: ≤ 1.05 × floor + 0.5 s false", "memory: ≤ 100 MB true"}},
-		"one-line":          {of("small", "one-line", func(r *row) { r.XWall = 1.15 }), []string{"one-line: ≤ 1.15 × floor true", "memory: ≤ 100 MB true"}},
-		"one-line, slow":    {of("small", "one-line", func(r *row) { r.XWall = 1.16 }), []string{"one-line: ≤ 1.15 × floor false", "memory: ≤ 100 MB true"}},
-		"nothing":           {of("small", "nothing", func(r *row) { r.XWall = 9 }), []string{"nothing: 0 bytes uploaded true", "memory: ≤ 100 MB true"}},
-		"nothing of many":   {of("many", "nothing", func(r *row) { r.XWall = 2.1 }), []string{"nothing: ≤ 2.00 × floor false", "nothing: 0 bytes uploaded true", "memory: ≤ 100 MB true"}},
-		"uploaded once":     {of("large", "nothing", func(r *row) { r.most = 1 }), []string{"nothing: 0 bytes uploaded false", "memory: ≤ 100 MB true"}},
-		"large is for size": {of("large", "one-line", func(r *row) { r.XWall, r.Memory = 9, 101e6 }), []string{"memory: ≤ 100 MB false"}},
+		"cold":              {of("small", "cold", func(r *row) { r.XWall = 1.03 }), []string{"cold: ≤ 1.03 × floor true", "memory: ≤ 64 MB true"}},
+		"cold, slow":        {of("small", "cold", func(r *row) { r.XWall = 1.04 }), []string{"cold: ≤ 1.03 × floor false", "memory: ≤ 64 MB true"}},
+		"one-line":          {of("small", "one-line", func(r *row) { r.XWall = 1.10 }), []string{"one-line: ≤ 1.10 × floor true", "memory: ≤ 64 MB true"}},
+		"one-line, slow":    {of("small", "one-line", func(r *row) { r.XWall = 1.11 }), []string{"one-line: ≤ 1.10 × floor false", "memory: ≤ 64 MB true"}},
+		"one-line, six":     {of("small", "one-line", func(r *row) { r.XWall, r.Platforms = 1.15, 6 }), []string{"one-line: ≤ 1.15 × floor true", "memory: ≤ 64 MB true"}},
+		"one-line of many":  {of("many", "one-line", func(r *row) { r.XWall = 1.25 }), []string{"one-line: ≤ 1.25 × floor true", "memory: ≤ 64 MB true"}},
+		"nothing":           {of("small", "nothing", func(r *row) { r.Wall = 0.05 }), []string{"nothing: ≤ 0.06 s true", "nothing: 0 bytes uploaded true", "memory: ≤ 64 MB true"}},
+		"nothing of many":   {of("many", "nothing", func(r *row) { r.Wall = 0.31 }), []string{"nothing: ≤ 0.30 s false", "nothing: 0 bytes uploaded true", "memory: ≤ 64 MB true"}},
+		"uploaded once":     {of("large", "nothing", func(r *row) { r.most = 1 }), []string{"nothing: ≤ 0.06 s true", "nothing: 0 bytes uploaded false", "memory: ≤ 64 MB true"}},
+		"large is for size": {of("large", "one-line", func(r *row) { r.XWall, r.Memory = 9, 65e6 }), []string{"memory: ≤ 64 MB false"}},
 		"memory is unknown": {of("large", "one-line", func(r *row) { r.Memory = 0 }), nil},
 		"peers have none":   {row{Module: "small", Scenario: "nothing", Tool: "ko"}, nil},
 	} {
@@ -120,6 +122,12 @@ func TestTargets(t *testing.T) {
 				t.Errorf("got %q, want %q", got, c.want)
 			}
 		})
+	}
+	beside := targetsOf([]row{of("many", "nothing", func(r *row) { r.Wall = 0.2 }), {Module: "many", Scenario: "nothing", Tool: "ko-cache", Wall: 4}})
+	if !slices.ContainsFunc(beside, func(goal target) bool {
+		return goal.Goal == "nothing: ≥ 20 × as fast as ko with KOCACHE" && goal.Met
+	}) {
+		t.Errorf("beside ko: %+v", beside)
 	}
 }
 

@@ -15,17 +15,19 @@ import (
 
 // sample is what one run of one tool took.
 type sample struct {
-	Module   string  `json:"module"`
-	Scenario string  `json:"scenario"`
-	Tool     string  `json:"tool"`
-	Round    int     `json:"round"`
-	Wall     float64 `json:"wall"`     // seconds
-	CPU      float64 `json:"cpu"`      // seconds, user and system, with all descendants
-	Memory   int64   `json:"memory"`   // bytes, highest resident size of one process of the tool itself; 0 if unknown
-	Uploaded int64   `json:"uploaded"` // bytes of blobs that were sent
-	Sent     int64   `json:"sent"`     // bytes of all request bodies
-	Requests int64   `json:"requests"`
-	Others   float64 `json:"others"` // CPUs that everything else kept busy; -1 if unknown
+	Module   string `json:"module"`
+	Scenario string `json:"scenario"`
+	Tool     string `json:"tool"`
+	Round    int    `json:"round"`
+	// Platforms is how many the module was built for.
+	Platforms int     `json:"platforms"`
+	Wall      float64 `json:"wall"`     // seconds
+	CPU       float64 `json:"cpu"`      // seconds, user and system, with all descendants
+	Memory    int64   `json:"memory"`   // bytes, highest resident size of one process of the tool itself; 0 if unknown
+	Uploaded  int64   `json:"uploaded"` // bytes of blobs that were sent
+	Sent      int64   `json:"sent"`     // bytes of all request bodies
+	Requests  int64   `json:"requests"`
+	Others    float64 `json:"others"` // CPUs that everything else kept busy; -1 if unknown
 }
 
 // once runs a tool once.

@@ -55,6 +55,10 @@ func (b *bench) generate(ctx context.Context, name string) (*module, error) {
 			m.mains = append(m.mains, "./cmd/"+program)
 		}
 		err = m.write(files)
+	case "huge":
+		if err = m.write(map[string]string{"main.go": hugeSource}); err == nil {
+			_, err = output(ctx, m.dir, b.env(filepath.Join(b.dir, "state", "modules")), b.goPath, "get", hugeDependency)
+		}
 	case "large":
 		if err = m.write(map[string]string{"main.go": largeSource, "data/data.go": dataSource}); err == nil {
 			err = writeRandom(filepath.Join(m.dir, "data", "data.bin"), int64(b.embed)*1e6)
@@ -248,6 +252,16 @@ import (
 )
 
 func main() { fmt.Println(len(data.Bytes)) }
+`
+
+// hugeDependency brings some 1,100 packages of 80 modules.
+const hugeDependency = "k8s.io/kubectl/pkg/cmd@v0.34.1"
+
+const hugeSource = `package main
+
+import "k8s.io/kubectl/pkg/cmd"
+
+func main() { _ = cmd.NewDefaultKubectlCommand().Execute() }
 `
 
 const dataSource = `// Package data makes its program large.

@@ -141,13 +141,24 @@ func Run(ctx context.Context, p *plan.Plan, o Options) (*Outcome, error) {
 		return nil, err
 	}
 	defer r.introduce(ctx, sessions)()
-	results, err := r.build(ctx, sessions)
+	results, uploaded, err := r.build(ctx, sessions)
 	if err != nil {
 		return nil, err
 	}
 	outcome := &Outcome{}
-	if outcome.Images, err = r.finishAll(ctx, results); err != nil {
+	outcome.Images, err = r.finishAll(ctx, results) // while the last blobs travel
+	if err != nil {
+		r.fails.Store(true)
+	}
+	uploadErr := uploaded()
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	if err != nil {
 		return nil, err
+	}
+	if uploadErr != nil {
+		return nil, uploadErr
 	}
 	if err := r.publish(ctx, outcome, sessions); err != nil {
 		return nil, err
@@ -217,8 +228,9 @@ func (b blobs) Open(ctx context.Context, l image.Layer) (io.ReadCloser, error) {
 }
 
 // build compiles and packs every platform of every image, and starts uploads
-// of what is finished.
-func (r *run) build(ctx context.Context, sessions [][]*publish.Session) ([][]PlatformOutcome, error) {
+// of what is finished. If there is no error, uploaded is to be called; it waits for
+// them.
+func (r *run) build(ctx context.Context, sessions [][]*publish.Session) (_ [][]PlatformOutcome, uploaded func() error, err error) {
 	results := make([][]PlatformOutcome, len(r.plan.Images))
 	for i := range results {
 		results[i] = make([]PlatformOutcome, len(r.plan.Platforms))
@@ -251,20 +263,24 @@ func (r *run) build(ctx context.Context, sessions [][]*publish.Session) ([][]Pla
 		})
 	}
 	wg.Wait()
-	uploadErr := uploads.Wait()
-	if ctx.Err() != nil {
-		return nil, context.Cause(ctx)
-	}
 	var refused refusal.Collect
-	for _, err := range errs {
-		if err != nil && !refused.Add(err) {
-			return nil, err
+	for _, failed := range errs {
+		if failed != nil && !refused.Add(failed) {
+			err = failed
+			break
 		}
 	}
-	if err := refused.Err(); err != nil {
-		return nil, err
+	if err == nil {
+		err = refused.Err()
 	}
-	return results, uploadErr
+	if err == nil && ctx.Err() == nil {
+		return results, uploads.Wait, nil
+	}
+	_ = uploads.Wait() // what failed before them is what counts
+	if ctx.Err() != nil {
+		return nil, nil, context.Cause(ctx)
+	}
+	return nil, nil, err
 }
 
 // buildPlatform makes all images for one platform and hands each to done.
