@@ -152,7 +152,7 @@ func TestReport(t *testing.T) {
 		"small one-line floor 1.00 s 1.00 2.00 s 1.00 30 MB",
 		"anyarch 1.10 s 1.10 2.20 s 1.10 21 MB 4.0 MiB 27 0.00",
 		"ko 1.50 s 1.50 3.00 s 1.50 80 MB 5.0 MiB 61 0.10", "",
-		"target module reached", "one-line: ≤ 1.15 × floor small 1.10 × met", "memory: ≤ 100 MB small 21 MB met",
+		"target module reached", "one-line: ≤ 1.10 × floor small 1.10 × met", "memory: ≤ 64 MB small 21 MB met",
 	}
 	if !slices.Equal(lines, want) {
 		t.Errorf("got\n%s", out.String())
