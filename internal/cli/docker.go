@@ -63,7 +63,7 @@ What goes to standard output and the exit codes are docker's.`,
 		return []*cobra.Command{a.dockerBuildCommand(), a.dockerTagCommand(), a.dockerPushCommand(), a.dockerPullCommand(), a.dockerSaveCommand(), a.dockerLoadCommand()}
 	}
 	cmd.AddCommand(imageCommands()...)
-	cmd.AddCommand(a.dockerImagesCommand("images"), a.dockerRemoveCommand("rmi"),
+	cmd.AddCommand(a.dockerImagesCommand("images"), a.dockerRemoveCommand("rmi"), a.dockerInspectCommand(),
 		a.dockerLoginCommand(), a.dockerLogoutCommand(), a.dockerVersionCommand(), a.dockerInstallCommand())
 	group := func(use, short string, commands ...*cobra.Command) *cobra.Command {
 		g := &cobra.Command{
@@ -80,7 +80,7 @@ What goes to standard output and the exit codes are docker's.`,
 		cmd.AddCommand(g)
 		return g
 	}
-	group("image", "Images of this machine", append(imageCommands(), a.dockerImagesCommand("ls"), a.dockerRemoveCommand("rm"), a.dockerPruneCommand())...)
+	group("image", "Images of this machine", append(imageCommands(), a.dockerImagesCommand("ls"), a.dockerRemoveCommand("rm"), a.dockerPruneCommand(), a.dockerInspectCommand())...)
 	group("builder", "Builds", a.dockerBuildCommand())
 	group("manifest", "Manifests and lists of them", a.dockerManifestCommands()...)
 	buildx := group("buildx", "Builds and indexes", a.dockerBuildCommand(), a.dockerBuildxVersionCommand())
@@ -98,8 +98,6 @@ var instead = map[string][]string{
 	"container":      {"podman container"},
 	"ps":             {"podman ps"},
 	"compose":        {"podman compose"},
-	"inspect":        {"anyarch inspect IMAGE", "docker manifest inspect IMAGE"},
-	"image inspect":  {"anyarch inspect IMAGE", "docker manifest inspect IMAGE"},
 	"history":        {"anyarch inspect IMAGE"},
 	"image history":  {"anyarch inspect IMAGE"},
 	"commit":         {"docker build, with a Dockerfile that says what was done"},

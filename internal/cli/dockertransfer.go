@@ -182,7 +182,15 @@ func (a *app) pushImages(ctx context.Context, images *imagestore.Store, repo *re
 		}
 		moves = append(moves, retag)
 	}
-	return publish.MoveAll(ctx, event, moves...)
+	if err := publish.MoveAll(ctx, event, moves...); err != nil {
+		return err
+	}
+	for _, img := range list {
+		if err := images.Pushed(ctx, img.Descriptor.Digest, repo.Name()); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // mountable is from, if it is another repository of the same registry.

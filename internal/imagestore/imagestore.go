@@ -15,6 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 
@@ -183,6 +184,21 @@ func (s *Store) Tag(ctx context.Context, names []string, img Image) error {
 	}
 	defer unlock()
 	return s.put(ctx, names, img.Descriptor, img.From)
+}
+
+// Pushed notes that a repository has all of an image.
+func (s *Store) Pushed(ctx context.Context, d digest.Digest, repository string) error {
+	return s.blobs.UpdateIndex(ctx, func(index *ocispec.Index) error {
+		for i, m := range index.Manifests {
+			if m.Digest == d {
+				annotations := map[string]string{}
+				maps.Copy(annotations, m.Annotations)
+				annotations[annotationFrom] = repository
+				index.Manifests[i].Annotations = annotations
+			}
+		}
+		return nil
+	})
 }
 
 // put lets names mean the image d, all of them at once; without names it is kept by
