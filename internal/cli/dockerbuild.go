@@ -90,6 +90,7 @@ func (d *dockerBuildFlags) register(f *pflag.FlagSet) {
 	f.StringVar(&b.docker.sandbox, "sandbox", "auto", "(anyarch) where the Go toolchain runs: auto|require|off")
 	f.StringArrayVar(&b.docker.mirrors, "package-mirror", nil, "(anyarch) ask `URL=URL`'s second address for packages")
 
+	f.StringVar(&b.docker.engine, "engine", "auto", "(anyarch) what executes the Dockerfile: native, buildkit, or auto")
 	cacheSizeFlag(f, &b.cacheSize)
 
 	hidden := func(name, short, deflt string) {
@@ -106,6 +107,11 @@ func (d *dockerBuildFlags) register(f *pflag.FlagSet) {
 	for name := range unsupported {
 		hidden(name, "", map[string]string{"check": "true", "provenance": "true", "sbom": "true"}[name])
 	}
+}
+
+// byName are the flags of BuildKit's that docker build has too, by their names there.
+func (k *buildkitFlags) byName() map[string]*[]string {
+	return map[string]*[]string{"builder": &k.builders, "cache-to": &k.cacheTo, "cache-from": &k.cacheFrom, "ssh": &k.ssh, "allow": &k.allow, "add-host": &k.hosts, "ulimit": &k.ulimits}
 }
 
 // harmless reports whether a flag of unsupported has a value that asks for nothing.
@@ -151,7 +157,7 @@ this machine's label.`,
 		}
 		own := pflag.NewFlagSet("", pflag.ContinueOnError)
 		own.AddFlagSet(cmd.InheritedFlags())
-		for _, name := range []string{"go-version", "override-goarch", "sandbox", "cache-size"} {
+		for _, name := range []string{"go-version", "override-goarch", "sandbox", "engine", "cache-size"} {
 			own.AddFlag(cmd.Flags().Lookup(name))
 		}
 		return a.fromEnvironment(own)
@@ -164,13 +170,23 @@ this machine's label.`,
 func (a *app) dockerBuildCheck(cmd *cobra.Command, d *dockerBuildFlags) error {
 	var refused refusal.Collect
 	var notes []string
+	given := d.build.docker.kit.byName()
 	cmd.Flags().Visit(func(f *pflag.Flag) {
 		fix, isUnsupported := unsupported[f.Name]
+		forBuildKit := given[f.Name]
 		switch {
+		case forBuildKit != nil && d.build.docker.engine == "buildkit":
+			*forBuildKit = f.Value.(pflag.SliceValue).GetSlice()
+		case f.Name == "shm-size" && d.build.docker.engine == "buildkit":
+			d.build.docker.kit.shmSize = strings.Join(f.Value.(pflag.SliceValue).GetSlice(), "")
 		case isUnsupported:
 			values := f.Value.(pflag.SliceValue).GetSlice()
 			if slices.ContainsFunc(values, func(v string) bool { return !harmless(f.Name, v) }) {
-				refused.Add(&refusal.Error{Code: "PA441", Kind: refusal.Usage, Place: "docker build --" + f.Name + " " + strings.Join(values, " "), Summary: "anyarch in docker's place doesn't have this flag", Fix: []string{fix}})
+				fixes := []string{fix}
+				if forBuildKit != nil || f.Name == "shm-size" {
+					fixes = append(fixes, "--engine buildkit, which has it")
+				}
+				refused.Add(&refusal.Error{Code: "PA441", Kind: refusal.Usage, Place: "docker build --" + f.Name + " " + strings.Join(values, " "), Summary: "anyarch in docker's place doesn't have this flag", Fix: fixes})
 			}
 		case slices.Contains(ignored, f.Name) && f.Name != "rm" && f.Name != "force-rm":
 			notes = append(notes, "WARNING: --"+f.Name+" is ignored, as BuildKit does")
