@@ -87,7 +87,8 @@ func (in *invocation) runGo(ctx context.Context, p *command.Proc) (int, error) {
 	if pinned {
 		goos, goarch = in.platform.OS, in.platform.Architecture
 	}
-	compiles := sub == "build" || sub == "install" || sub == "list" || sub == "env" || sub == "get"
+	forHere := forHost[sub] && !(sub == "test" && onlyCompiles(args))
+	compiles := sub == "build" || sub == "install" || sub == "list" || sub == "env" || sub == "get" || sub == "test" && !forHere
 	saved := in.savedEnv(env)
 	set := func(name string) string {
 		if v := env[name]; v != "" {
@@ -97,7 +98,7 @@ func (in *invocation) runGo(ctx context.Context, p *command.Proc) (int, error) {
 	}
 	installs := sub == "install" && slices.ContainsFunc(args, func(a string) bool { return strings.Contains(a, "@") })
 	switch {
-	case forHost[sub] || installs && !pinned:
+	case forHere || installs && !pinned:
 		// These start what they build, or build tools that the next line starts.
 		if set("GOARCH") != "" && set("GOARCH") != in.b.o.BuildPlatform.Architecture || set("GOOS") != "" && set("GOOS") != in.b.o.BuildPlatform.OS || !pinned {
 			env["GOOS"], env["GOARCH"] = in.b.o.BuildPlatform.OS, in.b.o.BuildPlatform.Architecture
@@ -141,6 +142,19 @@ func (in *invocation) runGo(ctx context.Context, p *command.Proc) (int, error) {
 		err = in.moveInstalled(p, env)
 	}
 	return exit, err
+}
+
+// onlyCompiles reports whether a go test has -c: its program is for somebody else to run.
+func onlyCompiles(args []string) bool {
+	for _, a := range args {
+		switch a {
+		case "-args", "--args":
+			return false
+		case "-c", "--c", "-c=true", "--c=true":
+			return true
+		}
+	}
+	return false
 }
 
 // hasRepository reports whether go would find a Git repository above dir.

@@ -31,8 +31,19 @@ if [ "$sub" = install ]; then
 	done
 fi
 
+# What go test only compiles is for the image, as what go build does.
+if [ "$sub" = test ]; then
+	for a do
+		case $a in
+		-args | --args) break ;;
+		-c | --c | -c=true | --c=true) sub=compile-test ;;
+		esac
+	done
+fi
+
 case $sub in
 run | test | generate | tool | vet) tool=1 ;;
+compile-test) ;;
 build | install | list | env | get)
 	[ -n "$tool" ] && [ -n "@PINNED@" ] && tool=
 	;;
