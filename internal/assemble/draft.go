@@ -38,6 +38,9 @@ type Options struct {
 type Entry struct {
 	Descriptor ocispec.Descriptor
 	Item       *Item
+	// Asserted says that somebody has said the platform, rather than the image: then
+	// its program is looked at too.
+	Asserted bool
 }
 
 func (e Entry) platform() platform.Platform { return platform.FromOCI(e.Descriptor.Platform) }
@@ -82,7 +85,7 @@ func Edit(item *Item) (*Draft, error) {
 	d.Annotations = maps.Clone(item.Index.Annotations)
 	for i, c := range item.Children {
 		// The entry as it stands: a platform that only the config names stays there.
-		d.Entries = append(d.Entries, Entry{item.Index.Manifests[i], c})
+		d.Entries = append(d.Entries, Entry{Descriptor: item.Index.Manifests[i], Item: c})
 	}
 	return d, nil
 }
@@ -114,7 +117,7 @@ func (d *Draft) AddEntry(o Options, e Entry) error { return d.add(o, e) }
 // flatten lists the entries that an item brings.
 func flatten(o Options, item *Item) ([]Entry, error) {
 	if item.Kind != KindIndex || o.Keep {
-		return []Entry{{item.Descriptor, item}}, nil
+		return []Entry{{Descriptor: item.Descriptor, Item: item}}, nil
 	}
 	list := entriesOf(item)
 	taken := map[string]bool{}
@@ -151,7 +154,7 @@ func flatten(o Options, item *Item) ([]Entry, error) {
 // entriesOf lists what an index leads to, indexes inside it resolved.
 func entriesOf(item *Item) []Entry {
 	if item.Kind != KindIndex || item.Missing != nil {
-		return []Entry{{item.Descriptor, item}}
+		return []Entry{{Descriptor: item.Descriptor, Item: item}}
 	}
 	var list []Entry
 	for _, c := range item.Children {
@@ -352,7 +355,7 @@ func (d *Draft) annotateAt(i int, c Change) error {
 			p.OSFeatures = append(p.OSFeatures, f)
 		}
 	}
-	e.Descriptor.Platform = &p
+	e.Descriptor.Platform, e.Asserted = &p, true
 	for j, other := range d.Entries {
 		if j != i && e.runs() && other.runs() && samePlatform(*e, other) && e.Descriptor.Digest != other.Descriptor.Digest {
 			return &refusal.Error{

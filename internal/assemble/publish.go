@@ -420,10 +420,10 @@ func (p *publication) programs(ctx context.Context, draft *Draft, report *prove.
 	return nil
 }
 
-// annotated reports whether an entry's platform isn't the one that the image was
-// found with.
+// annotated reports whether an entry's platform is what somebody says, rather than
+// what the image was found with.
 func (e Entry) annotated() bool {
-	return platform.FromOCI(e.Descriptor.Platform) != platform.FromOCI(e.Item.Descriptor.Platform) || e.Item.ConfigPlatform() == nil
+	return e.Asserted || platform.FromOCI(e.Descriptor.Platform) != platform.FromOCI(e.Item.Descriptor.Platform) || e.Item.ConfigPlatform() == nil
 }
 
 // refuse turns a finding into a refusal; one about an entry that was annotated says

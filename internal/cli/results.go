@@ -26,8 +26,9 @@ type result struct {
 	Name      string        `json:"image.name"`
 	Digest    digest.Digest `json:"containerimage.digest"`
 	Platforms map[string]struct {
-		Digest digest.Digest `json:"digest"`
-		Config digest.Digest `json:"config"`
+		Digest     digest.Digest `json:"digest"`
+		Config     digest.Digest `json:"config"`
+		Entrypoint *prove.Binary `json:"entrypoint"`
 	} `json:"anyarch.platforms"`
 
 	file string
@@ -44,6 +45,7 @@ func (a *app) readResults(ctx context.Context, p *places, reader *assemble.Reade
 		result
 		platform string // that the file claims; empty if it doesn't say
 		config   digest.Digest
+		program  *prove.Binary // that the build has found the image to start
 	}
 	var wanted []assemble.Wanted
 	var claims []expected
@@ -58,7 +60,7 @@ func (a *app) readResults(ctx context.Context, p *places, reader *assemble.Reade
 		}
 		for _, name := range slices.Sorted(maps.Keys(r.Platforms)) {
 			wanted = append(wanted, assemble.Wanted{Place: place, Identifier: r.Platforms[name].Digest.String()})
-			claims = append(claims, expected{r, name, r.Platforms[name].Config})
+			claims = append(claims, expected{r, name, r.Platforms[name].Config, r.Platforms[name].Entrypoint})
 		}
 	}
 	items, err := reader.ReadAll(ctx, wanted)
@@ -71,6 +73,11 @@ func (a *app) readResults(ctx context.Context, p *places, reader *assemble.Reade
 		c := claims[i]
 		if c.platform != "" && (item.Kind != assemble.KindImage || item.Platform().String() != c.platform || item.Manifest.Config.Digest != c.config) {
 			refused.Add(badResult(c.file, "the file and the image that it names disagree", fmt.Sprintf("it says %s for %s, and the image is %s", c.config, c.platform, item)))
+		}
+		if c.program != nil && !force {
+			for _, f := range prove.CheckBinary(c.program, item.Platform(), c.program.Path) {
+				refused.Add(&refusal.Error{Code: f.Rule, Kind: refusal.Findings, Platform: f.Platform, Place: c.file, Summary: f.Summary, Seen: f.Seen, Fix: f.Fix})
+			}
 		}
 		for _, img := range item.Images() {
 			if r := cmp.Or(img.Manifest.Annotations[ocispec.AnnotationRevision], img.Image.Config.Labels[ocispec.AnnotationRevision]); r != "" && revisions[r] == "" {

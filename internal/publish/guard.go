@@ -28,7 +28,7 @@ import (
 // at most one comes to step 3 while the other is there. A marker names the second
 // of its birth: one that a killed merge has left is in the way for staleMarker.
 //
-// Where tags can't be removed there is one marker for all merges, which stays and
+// Where tags can't be removed or listed there is one marker for all merges, which stays and
 // names the last index: (1) the index is put under the marker, (2) the tag is read,
 // (3) moved, and (4) marker and tag are read again. Of two merges that overlap the
 // one that has put its index under the marker first finds the other's there: it
@@ -82,6 +82,9 @@ func (r *Retag) moveAlone(ctx context.Context, m Move, prefix string) (moved boo
 		_ = r.Repo.DeleteTag(clean, own) // if not, it is stale in a while
 	}()
 	tags, err := r.Repo.Tags(ctx)
+	if err != nil && ctx.Err() == nil {
+		return r.moveMarked(ctx, m, prefix) // not everybody may list tags
+	}
 	if err != nil {
 		return false, err
 	}
