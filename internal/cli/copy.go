@@ -153,7 +153,11 @@ func (a *app) copy(ctx context.Context, p *places, from string, to []string, onl
 		}
 	}
 	for _, f := range files {
-		if err := a.printLine(f.kind + ":" + f.file + "@" + root.Digest.String()); err != nil {
+		line := f.kind + ":" + f.file
+		if f.kind == "oci-archive" {
+			line += "@" + root.Digest.String() // the other form has no manifests
+		}
+		if err := a.printLine(line); err != nil {
 			return err
 		}
 	}
