@@ -153,6 +153,7 @@ func TestReport(t *testing.T) {
 		"anyarch 1.10 s 1.10 2.20 s 1.10 21 MB 4.0 MiB 27 0.00",
 		"ko 1.50 s 1.50 3.00 s 1.50 80 MB 5.0 MiB 61 0.10", "",
 		"target module reached", "one-line: ≤ 1.10 × floor small 1.10 × met", "memory: ≤ 64 MB small 21 MB met",
+		"bytes of anyarch: ≤ 0.93 × ko small 0.800 × (4.0 MiB) met",
 	}
 	if !slices.Equal(lines, want) {
 		t.Errorf("got\n%s", out.String())
@@ -166,7 +167,7 @@ func TestReport(t *testing.T) {
 		t.Fatal(err)
 	}
 	var back report
-	if err := json.Unmarshal(data, &back); err != nil || len(back.Samples) != 3 || len(back.Rows) != 3 || len(back.Targets) != 2 {
+	if err := json.Unmarshal(data, &back); err != nil || len(back.Samples) != 3 || len(back.Rows) != 3 || len(back.Targets) != 3 {
 		t.Errorf("%v: %s", err, data)
 	}
 }

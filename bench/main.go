@@ -14,7 +14,8 @@
 // build cache as volumes. dockerfile is anyarch with a Dockerfile as people write
 // them (ARG GOARCH, go mod download, go build), buildkit is BuildKit crossing with
 // TARGETARCH and cache mounts, emulated is buildah with the Go of the target
-// platform under QEMU.
+// platform under QEMU. shared is anyarch with --cache, whose build cache is in the registry
+// and nothing on the machine; zstd is anyarch with the other compression.
 //
 // # Modules
 //
@@ -98,7 +99,7 @@ func parse(args []string, messages io.Writer) (config, error) {
 	f.IntVar(&c.rounds, "rounds", 5, "warm `ROUNDS`; the large module has three at most")
 	f.IntVar(&c.cold, "cold", 1, "cold `ROUNDS`, 0 for none; the large module has none")
 	modules := f.String("modules", "small,medium,huge,many,large", "`MODULES` to build")
-	tools := f.String("tools", "floor,anyarch,dockerfile,ko,ko-cache,buildah", "`TOOLS` to compare (ko-cache is ko with KOCACHE); also: buildkit (buildkitd, buildctl and runc on PATH, as root), emulated (buildah with the target's Go under QEMU)")
+	tools := f.String("tools", "floor,anyarch,dockerfile,ko,ko-cache,buildah", "`TOOLS` to compare (ko-cache is ko with KOCACHE); also: shared (anyarch --cache, with nothing on the machine), zstd (anyarch --compression zstd), buildkit (buildkitd, buildctl and runc on PATH, as root), emulated (buildah with the target's Go under QEMU)")
 	platforms := f.String("platforms", "", "`PLATFORMS` instead of each module's own")
 	f.IntVar(&c.mains, "mains", 20, "how many `PROGRAMS` the module many has")
 	f.IntVar(&c.embed, "embed", 100, "`MB` of data in the program of the module large")
@@ -130,7 +131,7 @@ func parse(args []string, messages io.Writer) (config, error) {
 	if err := known("-modules", c.modules, "small", "medium", "huge", "many", "large"); err != nil {
 		return c, err
 	}
-	if err := known("-tools", c.tools, "floor", "anyarch", "dockerfile", "ko", "ko-cache", "buildah", "buildkit", "emulated"); err != nil {
+	if err := known("-tools", c.tools, "floor", "anyarch", sharedTool, zstdTool, "dockerfile", "ko", "ko-cache", "buildah", "buildkit", "emulated"); err != nil {
 		return c, err
 	}
 	if err := known("-registry", []string{c.registry}, "own", "docker"); err != nil {
@@ -273,6 +274,11 @@ func (b *bench) module(ctx context.Context, name string) error {
 		for _, t := range rotate(tools, round) {
 			os.RemoveAll(states[t])
 			states[t] = filepath.Join(b.dir, "state", m.name, t.name, fmt.Sprint(round))
+			if t.before != nil {
+				if err := t.before(ctx, m); err != nil {
+					return err
+				}
+			}
 			if err := b.measure(ctx, t, m, states[t], "cold", round); err != nil {
 				if tools, err = b.without(ctx, tools, t, err); err != nil {
 					return err

@@ -220,7 +220,7 @@ func targetsOf(rows []row) []target {
 			list = append(list, target{"memory: ≤ 64 MB", m, fmt.Sprintf("%.0f MB", float64(memory[m])/1e6), memory[m] <= memoryLimit})
 		}
 	}
-	return append(list, dockerfileTargets(rows)...)
+	return slices.Concat(list, dockerfileTargets(rows), sharedTargets(rows))
 }
 
 // dockerfileTargets are what builds of Dockerfiles mean to reach: beside go build,

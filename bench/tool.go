@@ -24,6 +24,8 @@ type tool struct {
 	version []string // command that prints it
 	peer    bool     // may be left out
 	pushes  bool
+	// before, if not nil, is called before a cold run, and not measured.
+	before func(ctx context.Context, m *module) error
 	// build does the work once. All that the tool keeps is below state.
 	build func(ctx context.Context, w *meter, m *module, state string) error
 }
@@ -87,6 +89,10 @@ func (b *bench) findTools(ctx context.Context) error {
 			t = b.floor()
 		case "anyarch":
 			t = b.ours()
+		case sharedTool:
+			t = b.shared()
+		case zstdTool:
+			t = b.zstd()
 		case "ko", "ko-cache":
 			t, err = b.ko(ctx, name)
 		case "dockerfile":
