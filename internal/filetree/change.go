@@ -2,6 +2,7 @@ package filetree
 
 import (
 	"io/fs"
+	"maps"
 	"path"
 	"strings"
 	"syscall"
@@ -25,6 +26,9 @@ func (t *Tree) put(name string, a Attr) error {
 		return err
 	}
 	a.incomplete, a.assumed = false, false
+	if p.node != nil || p.path == "" {
+		a.Made = false // it is there
+	}
 	if p.path == "" {
 		if !a.IsDir() {
 			return syscall.EISDIR
@@ -48,17 +52,38 @@ func (t *Tree) put(name string, a Attr) error {
 			return nil
 		}
 	}
+	parent := t.ownPath(path.Dir(p.path))
+	if a.Made && p.node == nil && parent.Mode&fs.ModeSetgid != 0 { // inode_init_owner(9)
+		if a.GID = parent.GID; a.IsDir() {
+			a.Mode |= fs.ModeSetgid
+		}
+	}
+	a.Made = false
 	fresh := &node{Attr: a, token: t.token}
 	if a.IsDir() {
 		fresh.children = map[string]*node{}
 	}
-	t.ownPath(path.Dir(p.path)).children[path.Base(p.path)] = fresh
+	parent.children[path.Base(p.path)] = fresh
 	return nil
 }
 
+// capability is the extended attribute that the kernel takes away when a file is
+// written to, whoever writes (capabilities(7)).
+const capability = "security.capability"
+
+// withoutCapability gives extended attributes without it.
+func withoutCapability(xattrs map[string]string) map[string]string {
+	if _, has := xattrs[capability]; !has {
+		return xattrs
+	}
+	xattrs = maps.Clone(xattrs)
+	delete(xattrs, capability)
+	return xattrs
+}
+
 // WriteFile makes name a regular file with this content, following symbolic
-// links. A file that is there keeps its mode, owner and extended attributes and
-// its other names; a new one gets those of a.
+// links. A file that is there keeps its mode, owner and extended attributes (but for
+// capabilities) and its other names; a new one gets those of a.
 func (t *Tree) WriteFile(name string, c Content, a Attr) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -80,6 +105,7 @@ func (t *Tree) WriteFile(name string, c Content, a Attr) error {
 	t.updateLinked(p, func(n *Attr) {
 		n.Content = c
 		n.ModTime = a.ModTime
+		n.Xattrs = withoutCapability(n.Xattrs)
 	})
 	return nil
 }

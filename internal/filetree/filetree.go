@@ -58,14 +58,18 @@ func (m *memory) Open() (io.ReadCloser, error) {
 type Attr struct {
 	// Mode has the type bits of io/fs (ModeDir, ModeSymlink, ModeDevice,
 	// ModeCharDevice, ModeNamedPipe), setuid, setgid, sticky and permissions.
-	Mode       fs.FileMode
-	UID, GID   int
-	ModTime    time.Time
-	Xattrs     map[string]string // never changed in place
-	Link       string            // where a symbolic link leads, as it is
-	DevMajor   int64             // of a device
-	DevMinor   int64
-	Content    Content // of a regular file; nil if it is empty
+	Mode     fs.FileMode
+	UID, GID int
+	ModTime  time.Time
+	Xattrs   map[string]string // never changed in place
+	Link     string            // where a symbolic link leads, as it is
+	DevMajor int64             // of a device
+	DevMinor int64
+	Content  Content // of a regular file; nil if it is empty
+	// Made says, of a file that is to be made, that a process makes it: in a directory
+	// with the setgid bit it gets the directory's group, and a directory the bit too.
+	// No file of a tree has it.
+	Made       bool
 	hardlink   *identity
 	incomplete bool // of a directory of a lazy tree: the base may have more in it
 	assumed    bool // of a directory of a lazy tree: the base says what it is like

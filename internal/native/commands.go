@@ -19,6 +19,7 @@ import (
 	"github.com/anyarch/anyarch/internal/native/command/certificates"
 	"github.com/anyarch/anyarch/internal/native/command/extra"
 	"github.com/anyarch/anyarch/internal/native/command/search"
+	"github.com/anyarch/anyarch/internal/native/command/text"
 	"github.com/anyarch/anyarch/internal/native/command/transfer"
 	"github.com/anyarch/anyarch/internal/native/deb/apt"
 	"github.com/anyarch/anyarch/internal/native/git"
@@ -32,7 +33,7 @@ func (b *Build) standard() command.Set {
 	set := command.Set{}
 	known := func(name string) *command.Command { return set[name] }
 	for _, list := range [][]*command.Command{
-		extra.Commands(), search.Commands(), archive.CommandsIn(b.o.Scratch), awk.CommandsIn(b.o.Scratch), basic.Commands(), alpine.Commands(known), {certificates.Command()},
+		extra.Commands(), search.Commands(), text.CommandsIn(b.o.Scratch), archive.CommandsIn(b.o.Scratch), awk.CommandsIn(b.o.Scratch), basic.Commands(), alpine.Commands(known), {certificates.Command()},
 	} {
 		for _, c := range list {
 			set[c.Name] = c

@@ -67,7 +67,7 @@ func (p *Proc) Path(name string) string {
 // Attr gives the attributes of a new file: owned by the user who runs the command,
 // with the umask applied to perm (which may have fs.ModeDir).
 func (p *Proc) Attr(perm fs.FileMode) filetree.Attr {
-	return filetree.Attr{Mode: perm &^ p.Umask, UID: p.UID, GID: p.GID, ModTime: p.Now}
+	return filetree.Attr{Mode: perm &^ p.Umask, UID: p.UID, GID: p.GID, ModTime: p.Now, Made: true}
 }
 
 // Errorf writes a message in the manner of Unix tools, "name: message", and gives

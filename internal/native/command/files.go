@@ -177,6 +177,29 @@ func (p *Proc) allowed(name string, a *filetree.Attr, want uint32) error {
 // a *fs.PathError if not.
 func (p *Proc) MayRead(name string, a *filetree.Attr) error { return p.allowed(name, a, 4) }
 
+// MayWrite says whether the user may write to a file that is there: a *fs.PathError
+// if not.
+func (p *Proc) MayWrite(name string, a *filetree.Attr) error { return p.allowed(name, a, 2) }
+
+// Replace puts a new file with this content in place of one that is there, whose
+// attributes are old, as tools do that edit "in place": other names of the old file
+// keep what they have, and a symbolic link at name is replaced. Its capabilities
+// are lost.
+func (p *Proc) Replace(name string, old filetree.Attr, c filetree.Content) error {
+	at := p.Path(name)
+	if err := p.MayChangeIn(path.Dir(path.Clean(at))); err != nil {
+		return err
+	}
+	fresh := filetree.Attr{Mode: old.Mode, UID: old.UID, GID: old.GID, ModTime: p.Now, Content: c}
+	if p.UID != 0 {
+		fresh.UID, fresh.GID = p.UID, p.GID
+	}
+	if p.Dialect == Busybox {
+		fresh.Mode &^= fs.ModeSetuid | fs.ModeSetgid // chown after chmod
+	}
+	return p.Tree.Put(at, fresh)
+}
+
 // MayChangeIn says whether the user may make and remove files in a directory, which
 // has to be there: a *fs.PathError if not.
 func (p *Proc) MayChangeIn(dir string) error {

@@ -69,8 +69,8 @@ func (r *runner) copyAction() error {
 		}
 	}
 	for _, required := range a.Required {
-		if !c.copied[path.Join("/", source, required)] {
-			return fmt.Errorf("%q not found", path.Join(source, required))
+		if !c.copied[path.Join("/", required)] {
+			return fmt.Errorf("%q not found", required)
 		}
 	}
 	return nil
@@ -109,7 +109,7 @@ func (c *copier) copy(source, dest string) error {
 	if dir, file := path.Split(dest); file != "" && file != "." {
 		ensure = dir
 	}
-	if err := c.dst.MkdirAll(ensure, c.attr(perm)); err != nil {
+	if err := c.makeAll(ensure, perm); err != nil {
 		return err
 	}
 	target, err := c.dst.Resolve(path.Clean(dest), true)
@@ -142,7 +142,7 @@ func (c *copier) copy(source, dest string) error {
 	if contents && a.IsDir() && !exists {
 		dir = target
 	}
-	if err := c.dst.MkdirAll(dir, c.attr(perm)); err != nil {
+	if err := c.makeAll(dir, perm); err != nil {
 		return err
 	}
 	return c.one(from, "", target, a, patternmatcher.MatchInfo{}, patternmatcher.MatchInfo{})

@@ -131,11 +131,34 @@ type runner struct {
 
 // attr are the attributes of what an action makes out of nothing.
 func (r *runner) attr(perm fs.FileMode) filetree.Attr {
-	a := filetree.Attr{Mode: perm, ModTime: r.time(r.Now)}
+	a := filetree.Attr{Mode: perm, ModTime: r.time(r.Now), Made: r.owner == nil}
 	if r.owner != nil {
 		a.UID, a.GID = r.owner.uid, r.owner.gid
 	}
 	return a
+}
+
+// makeAll makes a directory and the parents that it lacks. In a directory with the
+// setgid bit they get that bit, and its group unless they are to have an owner.
+func (r *runner) makeAll(name string, perm fs.FileMode) error {
+	var missing []string
+	for dir := path.Clean(name); dir != "/"; dir = path.Dir(dir) {
+		if _, err := r.dst.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
+			break
+		}
+		missing = append(missing, dir)
+	}
+	a := r.attr(perm)
+	a.Made = true
+	if err := r.dst.MkdirAll(name, a); err != nil || r.owner == nil {
+		return err
+	}
+	for _, dir := range missing {
+		if err := r.dst.Update(dir, true, func(b *filetree.Attr) { b.UID, b.GID = a.UID, a.GID }); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (r *runner) time(otherwise time.Time) time.Time {
@@ -154,7 +177,7 @@ func (r *runner) do() error {
 			return err
 		}
 		if a.MakeParents {
-			return r.dst.MkdirAll(path.Join("/", a.Path), r.attr(bits(a.Mode)))
+			return r.makeAll(path.Join("/", a.Path), bits(a.Mode))
 		}
 		if existing, err := r.dst.Stat(name); err == nil && existing.IsDir() {
 			return nil

@@ -124,6 +124,9 @@ func (p *program) constructs() {
 			if c, ok := n.(*syntax.CmdSubst); ok && (c.TempFile || c.ReplyVar) {
 				p.add(n.Pos(), "${", "the substitution ${ …;}", "$(…)")
 			}
+			if c, ok := n.(*syntax.CmdSubst); ok && sh && len(c.Stmts) == 1 && c.Stmts[0].Cmd == nil && len(c.Stmts[0].Redirs) == 1 && c.Stmts[0].Redirs[0].Op == syntax.RdrIn {
+				p.add(n.Pos(), "$(<", "$(<FILE), which is empty in sh", "$(cat FILE)")
+			}
 		case *syntax.Stmt:
 			if n.Background || n.Disown {
 				p.add(n.Semicolon, "&", "a job in the background (&)", "run it in the foreground")

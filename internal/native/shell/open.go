@@ -171,7 +171,7 @@ func (sh *session) create(hc interp.HandlerContext, name, at string, appending, 
 			return &file{w: w, c: w}, nil
 		}
 	}
-	w := &writer{sh: sh, name: target, users: 1, attr: filetree.Attr{Mode: 0o666 &^ sh.umask(hc.Env), UID: sh.o.UID, GID: sh.o.GID, ModTime: sh.o.Now}}
+	w := &writer{sh: sh, name: target, users: 1, attr: filetree.Attr{Mode: 0o666 &^ sh.umask(hc.Env), UID: sh.o.UID, GID: sh.o.GID, ModTime: sh.o.Now, Made: true}}
 	a, err := sh.o.Tree.Stat(target)
 	switch {
 	case err == nil && a.IsDir():

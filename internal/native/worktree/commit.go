@@ -49,7 +49,7 @@ func (w *Worktree) Commit(ctx context.Context, t *filetree.Tree, uid, gid int, n
 		if ok && (known.Stamp == stamp || d.IsDir() && known.Mode == stamp.Mode) {
 			return nil
 		}
-		return w.bring(t, name, info, known, ok, filetree.Attr{UID: uid, GID: gid, ModTime: now})
+		return w.bring(t, name, info, known, ok, filetree.Attr{UID: uid, GID: gid, ModTime: now, Made: true})
 	})
 	if err != nil {
 		return fmt.Errorf("read back: %w", err)

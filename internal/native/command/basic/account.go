@@ -65,6 +65,17 @@ func (a *accounts) write() error {
 		if err == nil && string(old) == text {
 			continue
 		}
+		if err == nil {
+			// All of these tools leave what was there before.
+			attr, err := a.p.Tree.Stat(f.name)
+			if err != nil {
+				return err
+			}
+			backup := filetree.Attr{Mode: attr.Mode, UID: attr.UID, GID: attr.GID, ModTime: attr.ModTime, Content: filetree.Bytes(old).Content()}
+			if err := a.p.Tree.Put(f.name+"-", backup); err != nil {
+				return err
+			}
+		}
 		if err := a.p.Tree.MkdirAll("/etc", filetree.Attr{Mode: 0o755, ModTime: a.p.Now}); err != nil {
 			return err
 		}
@@ -106,6 +117,23 @@ func (a *accounts) free(from, to int, down bool, lists ...[]string) (int, bool) 
 		}
 	}
 	return 0, false
+}
+
+// above finds the id for a new user or group as shadow does: one above the highest
+// of the range, or the first free one where that is its end.
+func (a *accounts) above(from, to int, lists ...[]string) (int, bool) {
+	id := from
+	for _, list := range lists {
+		for _, l := range list {
+			if n, err := strconv.Atoi(fieldOf(l, 2)); err == nil && n >= id && n <= to {
+				id = n + 1
+			}
+		}
+	}
+	if id > to {
+		return a.free(from, to, false, lists...)
+	}
+	return id, true
 }
 
 func (a *accounts) addGroup(name string, gid int) {
@@ -154,12 +182,15 @@ type newUser struct {
 func (a *accounts) addUser(u newUser) error {
 	a.passwd = append(a.passwd, fmt.Sprintf("%s:x:%d:%d:%s:%s:%s", u.name, u.uid, u.gid, u.comment, u.home, u.shell))
 	if a.hasShadow {
-		day := a.p.Now.Unix() / 86400
-		ages := "0:99999:7:::"
-		if u.system {
-			ages = ":::::"
+		day := strconv.FormatInt(a.p.Now.Unix()/86400, 10)
+		if day == "0" && a.p.Dialect == command.GNU {
+			day = "" // 0 would ask for a new password; shadow leaves it out then
 		}
-		a.shadow = append(a.shadow, fmt.Sprintf("%s:%s:%d:%s", u.name, u.password, day, ages))
+		aging := "0:99999:7:::"
+		if u.system {
+			aging = ":::::"
+		}
+		a.shadow = append(a.shadow, fmt.Sprintf("%s:%s:%s:%s", u.name, u.password, day, aging))
 	}
 	if err := a.write(); err != nil {
 		return err
@@ -203,7 +234,7 @@ func (a *accounts) addUser(u newUser) error {
 
 func accountCommands() []*command.Command {
 	busybox := command.Options{Short: "h:g:s:G:SDHu:k:", Long: []string{"home=", "gecos=", "shell=", "ingroup=", "system", "disabled-password", "empty-password", "no-create-home", "uid=", "disabled-login", "group", "gid=", "quiet", "force-badname", "allow-bad-names"},
-		Same: map[string]string{"home": "h", "gecos": "g", "shell": "s", "ingroup": "G", "system": "S", "disabled-password": "D", "no-create-home": "H", "uid": "u"}}
+		Same: map[string]string{"home": "h", "gecos": "g", "shell": "s", "ingroup": "G", "system": "S", "disabled-password": "D", "no-create-home": "H", "uid": "u", "empty-password": "D"}}
 	group := command.Options{Short: "g:S", Long: []string{"gid=", "system", "quiet"}, Same: map[string]string{"gid": "g", "system": "S"}}
 	useraddOptions := command.Options{Short: "rmMNUlou:g:G:d:s:c:k:p:K:b:e:f:", Long: []string{"system", "create-home", "no-create-home", "no-user-group", "user-group", "no-log-init", "non-unique", "uid=", "gid=", "groups=", "home-dir=", "home=", "shell=", "comment="},
 		Same: map[string]string{"system": "r", "create-home": "m", "no-create-home": "M", "no-user-group": "N", "user-group": "U", "no-log-init": "l", "non-unique": "o", "uid": "u", "gid": "g", "groups": "G", "home-dir": "d", "home": "d", "shell": "s", "comment": "c"}}
@@ -287,8 +318,8 @@ func adduser(_ context.Context, p *command.Proc, opt *command.Parsed) (int, erro
 	}
 	if opt.Has["g"] {
 		u.comment = opt.Values["g"]
-		if debian && !strings.Contains(u.comment, ",") { // as chfn writes it
-			u.comment += ",,,"
+		if debian {
+			u.comment += strings.Repeat(",", max(0, 3-strings.Count(u.comment, ","))) // chfn's fields
 		}
 	}
 	from, to := 1000, 59999
@@ -304,7 +335,7 @@ func adduser(_ context.Context, p *command.Proc, opt *command.Parsed) (int, erro
 		}
 	} else {
 		lists := [][]string{a.passwd}
-		if !opt.Has["G"] && !(debian && system) {
+		if !opt.Has["G"] && !system {
 			lists = append(lists, a.group)
 		}
 		var ok bool
@@ -334,29 +365,82 @@ func adduser(_ context.Context, p *command.Proc, opt *command.Parsed) (int, erro
 		if find(a.group, name) >= 0 {
 			return p.Errorf("group '%s' in use", name)
 		}
-		if u.gid = u.uid; debian && taken(a.group, u.gid) {
-			var ok bool
-			if u.gid, ok = a.free(from, to, false, a.group); !ok {
+		u.gid = u.uid
+		if debian && (system && !opt.Has["u"] || taken(a.group, u.gid)) {
+			if u.gid, _ = a.free(from, to, false, a.group); u.gid == 0 {
 				return p.Errorf("no more gids")
 			}
 		}
 		a.addGroup(name, u.gid)
 	}
-	if debian && !system {
-		extra, err := extraGroups(p)
-		if err != nil {
+	if debian {
+		return 0, a.addDebian(u, system, opt.Has["g"])
+	}
+	if err := a.addUser(u); err != nil {
+		return 0, err
+	}
+	if h, err := p.Tree.Stat(u.home); u.makeHome && err == nil && h.IsDir() {
+		// One that was there is the user's from now on.
+		if err := p.Tree.Update(u.home, true, func(d *filetree.Attr) { d.Mode, d.UID, d.GID = u.homeMode, u.uid, u.gid }); err != nil {
 			return 0, err
 		}
-		for _, g := range extra {
-			a.join(name, g)
+	}
+	if i := slices.IndexFunc(a.group, func(l string) bool { return fieldOf(l, 2) == strconv.Itoa(u.gid) }); i >= 0 && fieldOf(a.group[i], 0) != name {
+		a.join(name, fieldOf(a.group[i], 0)) // a group that isn't its own lists it
+	}
+	return 0, a.write()
+}
+
+// addDebian does what Debian's adduser calls groupadd, useradd, chfn and usermod for,
+// one after the other: each leaves its own copy of what was before.
+func (a *accounts) addDebian(u newUser, system, comment bool) error {
+	if err := a.write(); err != nil {
+		return err
+	}
+	modern, err := recentAdduser(a.p)
+	if err != nil {
+		return err
+	}
+	if modern {
+		if err := a.p.Tree.MkdirAll("/run", filetree.Attr{Mode: 0o755, ModTime: a.p.Now}); err != nil {
+			return err
 		}
+		if err := a.p.Tree.WriteFile("/run/adduser", nil, a.p.Attr(0o666)); err != nil { // its lock
+			return err
+		}
+	}
+	text := u.comment
+	u.comment = ""
+	if !system {
 		for _, f := range []string{"/etc/subuid", "/etc/subgid"} {
-			if err := subordinate(p, f, name); err != nil {
-				return 0, err
+			if err := subordinate(a.p, f, u.name); err != nil {
+				return err
 			}
 		}
 	}
-	return 0, a.addUser(u)
+	if err := a.addUser(u); err != nil {
+		return err
+	}
+	if comment {
+		if i := find(a.passwd, u.name); i >= 0 {
+			f := strings.Split(a.passwd[i], ":")
+			f[4] = text
+			a.passwd[i] = strings.Join(f, ":")
+		}
+		if err := a.write(); err != nil {
+			return err
+		}
+	}
+	if !system {
+		extra, err := extraGroups(a.p)
+		if err != nil {
+			return err
+		}
+		for _, g := range extra {
+			a.join(u.name, g)
+		}
+	}
+	return a.write()
 }
 
 // recentAdduser reports whether the stage's adduser is that of Debian 12 or later, which
@@ -528,14 +612,7 @@ func useradd(_ context.Context, p *command.Proc, opt *command.Parsed) (int, erro
 		if opt.Has["r"] {
 			u.uid, ok = a.free(low, high, true, lists...)
 		} else {
-			// One above the highest, as shadow does.
-			u.uid = low
-			for _, l := range a.passwd {
-				if n, err := strconv.Atoi(fieldOf(l, 2)); err == nil && n >= u.uid && n < high {
-					u.uid = n + 1
-				}
-			}
-			ok = u.uid <= high
+			u.uid, ok = a.above(low, high, a.passwd)
 		}
 		if !ok {
 			return p.Errorf("can't get unique UID")
@@ -561,8 +638,13 @@ func useradd(_ context.Context, p *command.Proc, opt *command.Parsed) (int, erro
 		}
 		u.gid = u.uid
 		if taken(a.group, u.gid) {
-			var ok bool
-			if u.gid, ok = a.free(low, high, opt.Has["r"], a.group); !ok {
+			ok := false
+			if opt.Has["r"] {
+				u.gid, ok = a.free(low, high, true, a.group)
+			} else {
+				u.gid, ok = a.above(low, high, a.group)
+			}
+			if !ok {
 				return p.Errorf("can't get unique GID")
 			}
 		}
@@ -594,6 +676,11 @@ func subordinate(p *command.Proc, file, name string) error {
 	}
 	if err != nil {
 		return err
+	}
+	if a, err := p.Tree.Stat(file); err == nil {
+		if err := p.Tree.Put(file+"-", filetree.Attr{Mode: a.Mode, UID: a.UID, GID: a.GID, ModTime: a.ModTime, Content: a.Content}); err != nil {
+			return err
+		}
 	}
 	next := 100000
 	for line := range strings.SplitSeq(string(data), "\n") {
@@ -642,8 +729,13 @@ func groupadd(_ context.Context, p *command.Proc, opt *command.Parsed) (int, err
 			low, _ = defs(p, "SYS_GID_MIN", 101)
 			high, _ = defs(p, "SYS_GID_MAX", 999)
 		}
-		var ok bool
-		if gid, ok = a.free(low, high, opt.Has["r"], a.group); !ok {
+		ok := false
+		if opt.Has["r"] {
+			gid, ok = a.free(low, high, true, a.group)
+		} else {
+			gid, ok = a.above(low, high, a.group)
+		}
+		if !ok {
 			return p.Errorf("can't get unique GID")
 		}
 	}

@@ -87,8 +87,13 @@ func cp(_ context.Context, p *command.Proc, opt *command.Parsed) (int, error) {
 		}
 		return 0, err
 	}
-	c := copying{p: p, recursive: opt.Has["r"] || opt.Has["a"], keep: opt.Has["p"] || opt.Has["a"], noClobber: opt.Has["n"],
+	c := copying{p: p, update: opt.Has["u"], recursive: opt.Has["r"] || opt.Has["a"], keep: opt.Has["p"] || opt.Has["a"], noClobber: opt.Has["n"],
 		links: opt.Has["P"] || opt.Has["d"] || opt.Has["a"] || opt.Has["r"] && !opt.Has["L"] && !opt.Has["H"], force: opt.Has["f"]}
+	if p.Dialect == command.Busybox {
+		c.hardlinks = c.recursive && c.links // it has no extended attributes
+	} else {
+		c.hardlinks, c.xattrs = opt.Has["a"] || opt.Has["d"], opt.Has["a"]
+	}
 	exit := 0
 	for _, name := range sources {
 		target := p.Path(dest)
@@ -121,7 +126,24 @@ func cp(_ context.Context, p *command.Proc, opt *command.Parsed) (int, error) {
 				continue
 			}
 		}
+		if b, serr := p.Tree.Stat(target); err == nil && serr == nil && !a.IsDir() {
+			if at, _ := p.Tree.Resolve(target, true); at == path.Clean(from) || a.SameFile(&b) {
+				_, _ = fmt.Fprintf(p.Stderr, "cp: '%s' and '%s' are the same file\n", name, target)
+				exit = 1
+				continue
+			}
+		}
 		if err == nil {
+			if opt.Has["v"] {
+				to, root := dest, from
+				if into {
+					to = path.Join(dest, path.Base(path.Clean(name)))
+				}
+				c.said = func(at string) {
+					below := strings.TrimPrefix(at, root)
+					_, _ = fmt.Fprintf(p.Stdout, "'%s%s' -> '%s%s'\n", name, below, to, below)
+				}
+			}
 			err = c.one(from, target, a)
 		}
 		if err != nil {
@@ -139,6 +161,10 @@ type copying struct {
 	p                                 *command.Proc
 	recursive, keep, links, noClobber bool
 	force                             bool
+	said                              func(from string) // says what is copied; nil if nobody asked
+	update                            bool              // a newer file is left alone
+	xattrs                            bool              // extended attributes are copied
+	hardlinks                         bool              // names of one file become names of one file
 	copied                            []copied
 }
 
@@ -157,10 +183,28 @@ func (c *copying) one(from, target string, a filetree.Attr) error {
 	if exists && c.noClobber && !a.IsDir() {
 		return nil
 	}
+	if exists && c.update && !a.IsDir() {
+		if a.ModTime.Equal(existing.ModTime) && a.ModTime.Equal(p.Now) && a.Content != existing.Content {
+			return &command.Unsupported{Command: "cp", What: "option -u of two files that the build made"}
+		}
+		if !a.ModTime.After(existing.ModTime) && !a.ModTime.Equal(p.Now) {
+			return nil
+		}
+	}
+	later := a.IsDir() && p.Dialect == command.Busybox
+	if c.said != nil && !later {
+		c.said(from)
+	}
 	attr := a
+	if !c.xattrs {
+		attr.Xattrs = nil
+	}
 	if !c.keep {
-		attr.UID, attr.GID, attr.ModTime, attr.Xattrs = p.UID, p.GID, p.Now, nil
-		attr.Mode = a.Mode &^ (fs.ModeSetuid | fs.ModeSetgid | fs.ModeSticky) &^ p.Umask
+		attr.UID, attr.GID, attr.ModTime, attr.Made = p.UID, p.GID, p.Now, true
+		attr.Mode = a.Mode &^ p.Umask
+		if p.Dialect != command.Busybox {
+			attr.Mode &^= fs.ModeSetuid | fs.ModeSetgid | fs.ModeSticky
+		}
 	} else if p.UID != 0 {
 		attr.UID, attr.GID = p.UID, p.GID
 	}
@@ -175,6 +219,11 @@ func (c *copying) one(from, target string, a filetree.Attr) error {
 			}
 			if err := p.Tree.Mkdir(target, attr); err != nil {
 				return err
+			}
+			if p.Dialect == command.Busybox { // which sets the mode of the source afterwards
+				if err := p.Tree.Update(target, false, func(d *filetree.Attr) { d.Mode = attr.Mode }); err != nil {
+					return err
+				}
 			}
 		} else if c.keep {
 			if err := p.Tree.Update(target, true, func(d *filetree.Attr) { d.Mode, d.UID, d.GID = attr.Mode, attr.UID, attr.GID }); err != nil {
@@ -196,8 +245,14 @@ func (c *copying) one(from, target string, a filetree.Attr) error {
 				return err
 			}
 		}
+		if c.said != nil && later {
+			c.said(from)
+		}
 		return nil
 	case a.IsSymlink():
+		if err := mayWrite(p, path.Dir(target)); err != nil {
+			return err
+		}
 		if old, err := p.Tree.Lstat(target); err == nil && !old.IsDir() {
 			if err := p.Tree.Remove(target); err != nil {
 				return err
@@ -208,7 +263,7 @@ func (c *copying) one(from, target string, a filetree.Attr) error {
 	if exists && existing.IsDir() {
 		return &fs.PathError{Op: "cp", Path: target, Err: syscall.EISDIR}
 	}
-	if c.keep {
+	if c.hardlinks {
 		for _, other := range c.copied {
 			if other.attr.SameFile(&a) {
 				if _, err := p.Tree.Lstat(target); err == nil {
@@ -220,7 +275,25 @@ func (c *copying) one(from, target string, a filetree.Attr) error {
 			}
 		}
 	}
+	if a.IsRegular() {
+		if err := p.MayRead(from, &a); err != nil {
+			return err
+		}
+	}
+	if l, err := p.Tree.Lstat(target); p.Dialect == command.Busybox && err == nil && !l.IsDir() {
+		// busybox makes a new file; other names of the old one keep what they have.
+		if err := mayWrite(p, path.Dir(target)); err != nil {
+			return err
+		}
+		if err := p.Tree.Remove(target); err != nil {
+			return err
+		}
+		exists = false
+	}
 	if exists && a.IsRegular() {
+		if err := p.MayWrite(target, &existing); err != nil {
+			return err
+		}
 		// Written into what is there: it keeps its owner and mode.
 		if err := p.Tree.WriteFile(target, a.Content, filetree.Attr{Mode: attr.Mode, UID: attr.UID, GID: attr.GID, ModTime: attr.ModTime}); err != nil {
 			return err
@@ -269,6 +342,16 @@ func mv(_ context.Context, p *command.Proc, opt *command.Parsed) (int, error) {
 		}
 		if err == nil {
 			err = p.Tree.Rename(p.Path(name), target)
+		}
+		if err == nil && opt.Has["v"] {
+			to, verb := dest, "renamed "
+			if into {
+				to = path.Join(dest, path.Base(name))
+			}
+			if p.Dialect == command.Busybox {
+				verb = ""
+			}
+			_, _ = fmt.Fprintf(p.Stdout, "%s'%s' -> '%s'\n", verb, name, to)
 		}
 		if err != nil {
 			if err := report(p, "can't rename", name, err); err != nil {

@@ -8,7 +8,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"path"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -134,6 +136,28 @@ func mkdir(_ context.Context, p *command.Proc, opt *command.Parsed) (int, error)
 		at := p.Path(name)
 		attr := p.Attr(0o777)
 		err := error(nil)
+		if opt.Has["v"] {
+			format := "mkdir: created directory '%s'\n"
+			if p.Dialect == command.Busybox {
+				format = "created directory: '%s'\n"
+			}
+			var missing []string
+			for one := path.Clean(name); one != "." && one != "/"; one = path.Dir(one) {
+				if _, err := p.Tree.Lstat(p.Path(one)); !errors.Is(err, fs.ErrNotExist) || fatal(err) {
+					break
+				}
+				missing = append(missing, one)
+				if !opt.Has["p"] {
+					break
+				}
+			}
+			for i, one := range slices.Backward(missing) {
+				if i > 0 && p.Dialect == command.Busybox {
+					one += "/"
+				}
+				_, _ = fmt.Fprintf(p.Stdout, format, one)
+			}
+		}
 		if opt.Has["p"] {
 			if err = writableAncestor(p, at); err == nil {
 				err = p.Tree.MkdirAll(at, attr)
@@ -186,11 +210,15 @@ func rmdir(_ context.Context, p *command.Proc, opt *command.Parsed) (int, error)
 		if err == nil {
 			err = mayWrite(p, path.Dir(path.Clean(at)))
 		}
-		for err == nil {
-			if err = p.Tree.Remove(at); err != nil || !opt.Has["p"] || path.Dir(at) == "/" {
+		// -p goes on with the directories that were named, not with those above.
+		for rest := path.Clean(name); err == nil; {
+			if err = p.Tree.Remove(at); err != nil || !opt.Has["p"] {
 				break
 			}
-			at = path.Dir(at)
+			if rest = path.Dir(rest); rest == "." || rest == "/" {
+				break
+			}
+			at = path.Dir(path.Clean(at))
 		}
 		if err != nil {
 			if err := report(p, "failed to remove", name, err); err != nil {
@@ -227,11 +255,19 @@ func rm(_ context.Context, p *command.Proc, opt *command.Parsed) (int, error) {
 			err = mayWrite(p, path.Dir(strings.TrimRight(at, "/")))
 		}
 		if err == nil {
+			if opt.Has["v"] && a.IsDir() {
+				if err := removed(p, strings.TrimRight(at, "/"), name); err != nil {
+					return 0, err
+				}
+			}
 			if recursive {
 				err = p.Tree.RemoveAll(strings.TrimRight(at, "/"))
 			} else {
 				err = p.Tree.Remove(at)
 			}
+		}
+		if err == nil && opt.Has["v"] && !a.IsDir() {
+			_, _ = fmt.Fprintf(p.Stdout, "removed '%s'\n", name)
 		}
 		if err != nil {
 			if err := report(p, "can't remove", name, err); err != nil {
@@ -241,6 +277,28 @@ func rm(_ context.Context, p *command.Proc, opt *command.Parsed) (int, error) {
 		}
 	}
 	return exit, nil
+}
+
+// removed names everything below a directory, and itself, as rm -v does.
+func removed(p *command.Proc, at, name string) error {
+	children, err := p.Tree.ReadDir(at)
+	if err != nil {
+		return err
+	}
+	for _, c := range children {
+		below := path.Join(name, c.Name)
+		if !c.IsDir() {
+			_, _ = fmt.Fprintf(p.Stdout, "removed '%s'\n", below)
+		} else if err := removed(p, path.Join(at, c.Name), below); err != nil {
+			return err
+		}
+	}
+	kind := "removed directory "
+	if p.Dialect == command.Busybox {
+		kind = "removed directory: "
+	}
+	_, _ = fmt.Fprintf(p.Stdout, "%s'%s'\n", kind, strings.TrimRight(name, "/"))
+	return nil
 }
 
 func touch(_ context.Context, p *command.Proc, opt *command.Parsed) (int, error) {
@@ -401,7 +459,7 @@ func chown(groupOnly bool) func(context.Context, *command.Proc, *command.Parsed)
 		exit := 0
 		for _, name := range opt.Args[1:] {
 			follow := !opt.Has["R"] && !opt.Has["h"]
-			err := each(p, name, opt.Has["R"], func(at string, a filetree.Attr) error {
+			change := func(at string, a filetree.Attr) error {
 				if p.UID != 0 && (uid >= 0 && uid != a.UID || a.UID != p.UID) {
 					return &fs.PathError{Op: "chown", Path: at, Err: fs.ErrPermission}
 				}
@@ -415,8 +473,18 @@ func chown(groupOnly bool) func(context.Context, *command.Proc, *command.Parsed)
 					if a.IsRegular() && a.Mode&0o111 != 0 {
 						a.Mode &^= fs.ModeSetuid | fs.ModeSetgid // as Linux does (chown(2))
 					}
+					if _, has := a.Xattrs[capability]; has {
+						a.Xattrs = maps.Clone(a.Xattrs)
+						delete(a.Xattrs, capability)
+					}
 				})
-			})
+			}
+			link, err := p.Tree.Lstat(p.Path(name))
+			if opt.Has["R"] && err == nil && link.IsSymlink() && !strings.HasSuffix(name, "/") {
+				err = change(p.Path(name), link) // the link itself; what it leads to stays
+			} else {
+				err = each(p, name, opt.Has["R"], change)
+			}
 			if err != nil {
 				if fatal(err) {
 					return 0, err
@@ -430,6 +498,9 @@ func chown(groupOnly bool) func(context.Context, *command.Proc, *command.Parsed)
 		return exit, nil
 	}
 }
+
+// capability is the extended attribute that a new owner takes away.
+const capability = "security.capability"
 
 // message is what a tool says to its user.
 type message string

@@ -12,6 +12,8 @@ import (
 	"io"
 	"io/fs"
 	"path"
+	"slices"
+	"strconv"
 	"strings"
 
 	mode "github.com/tonistiigi/dchapes-mode"
@@ -68,6 +70,11 @@ func ls(_ context.Context, p *command.Proc, opt *command.Parsed) (int, error) {
 		return err
 	}
 	var dirs []string
+	slices.Sort(args)
+	unread, trouble := "cannot access", 2
+	if p.Dialect == command.Busybox {
+		unread, trouble = "", 1
+	}
 	for _, name := range args {
 		a, err := p.Tree.Lstat(p.Path(name))
 		if err == nil && a.IsSymlink() && !opt.Has["l"] {
@@ -76,10 +83,15 @@ func ls(_ context.Context, p *command.Proc, opt *command.Parsed) (int, error) {
 			}
 		}
 		if err != nil {
-			if err := report(p, "cannot access", name, err); err != nil {
+			if unread == "" {
+				if command.Fatal(err) {
+					return 0, err
+				}
+				_, _ = p.Errorf("%s: %s", name, command.Reason(err))
+			} else if err := report(p, unread, name, err); err != nil {
 				return 0, err
 			}
-			exit = 1
+			exit = trouble
 			continue
 		}
 		if a.IsDir() && !opt.Has["d"] {
@@ -92,12 +104,39 @@ func ls(_ context.Context, p *command.Proc, opt *command.Parsed) (int, error) {
 	}
 	for i := 0; i < len(dirs); i++ {
 		name := dirs[i]
-		children, err := p.Tree.ReadDir(p.Path(name))
+		a, err := p.Tree.Stat(p.Path(name))
+		if err == nil {
+			err = p.MayRead(name, &a)
+		}
+		var children []filetree.Child
+		if err == nil {
+			children, err = p.Tree.ReadDir(p.Path(name))
+		}
 		if err != nil {
-			return 0, err
+			what := "cannot open directory"
+			if p.Dialect == command.Busybox {
+				what = "can't open"
+			}
+			if err := report(p, what, name, err); err != nil {
+				return 0, err
+			}
+			exit = trouble
+			continue
 		}
 		if len(args) > 1 || opt.Has["R"] {
+			if i == 0 && len(dirs) < len(args) {
+				_, _ = fmt.Fprintln(p.Stdout) // after the files
+			}
 			_, _ = fmt.Fprintf(p.Stdout, "%s:\n", name)
+		}
+		if opt.Has["a"] {
+			above := a
+			if up, err := p.Tree.Stat(p.Path(name) + "/.."); err == nil {
+				above = up
+			}
+			if line(".", a) != nil || line("..", above) != nil {
+				return 1, nil
+			}
 		}
 		var below []string
 		for _, c := range children {
@@ -234,9 +273,9 @@ func mktemp(_ context.Context, p *command.Proc, opt *command.Parsed) (int, error
 		switch {
 		case opt.Has["u"]:
 		case opt.Has["d"]:
-			err = p.Tree.Mkdir(at, filetree.Attr{Mode: 0o700, UID: p.UID, GID: p.GID, ModTime: p.Now})
+			err = p.Tree.Mkdir(at, filetree.Attr{Mode: 0o700, UID: p.UID, GID: p.GID, ModTime: p.Now, Made: true})
 		default:
-			err = p.Tree.WriteFile(at, nil, filetree.Attr{Mode: 0o600, UID: p.UID, GID: p.GID, ModTime: p.Now})
+			err = p.Tree.WriteFile(at, nil, filetree.Attr{Mode: 0o600, UID: p.UID, GID: p.GID, ModTime: p.Now, Made: true})
 		}
 		if err != nil {
 			if err := report(p, "failed to create", name, err); err != nil {
@@ -330,21 +369,46 @@ func install(_ context.Context, p *command.Proc, opt *command.Parsed) (int, erro
 }
 
 func truncate(_ context.Context, p *command.Proc, opt *command.Parsed) (int, error) {
-	if opt.Values["s"] != "0" {
-		return 0, &command.Unsupported{Command: "truncate", What: "a size other than 0"}
+	size, err := strconv.ParseInt(opt.Values["s"], 10, 64)
+	if err != nil || size < 0 || size > 64<<20 || opt.Values["s"][0] == '+' {
+		return 0, &command.Unsupported{Command: "truncate", What: "the size " + opt.Values["s"]}
 	}
+	exit := 0
 	for _, name := range opt.Args {
-		if err := p.Tree.WriteFile(p.Path(name), nil, p.Attr(0o666)); err != nil {
-			return 1, report(p, "cannot open", name, err)
+		at := p.Path(name)
+		a, err := p.Tree.Stat(at)
+		switch {
+		case errors.Is(err, fs.ErrNotExist) && !fatal(err) && opt.Has["c"]:
+			continue
+		case errors.Is(err, fs.ErrNotExist) && !fatal(err):
+			err = p.MayChangeIn(path.Dir(path.Clean(at)))
+		case err == nil:
+			err = p.MayWrite(name, &a)
+		}
+		var data []byte
+		if err == nil && size > 0 && a.Content != nil {
+			if data, err = p.Tree.ReadFile(at); err != nil {
+				return 0, err
+			}
+		}
+		if err == nil {
+			data = append(data[:min(int64(len(data)), size)], make([]byte, max(0, size-int64(len(data))))...)
+			err = p.Tree.WriteFile(at, filetree.Bytes(data).Content(), p.Attr(0o666))
+		}
+		if err != nil {
+			if err := report(p, "cannot open", name, err); err != nil {
+				return 0, err
+			}
+			exit = 1
 		}
 	}
-	return 0, nil
+	return exit, nil
 }
 
 func sums(fresh func() hash.Hash) func(context.Context, *command.Proc, *command.Parsed) (int, error) {
 	return func(_ context.Context, p *command.Proc, opt *command.Parsed) (int, error) {
 		sum := func(name string) (string, error) {
-			in, err := input(p, name)
+			in, err := p.Input(name)
 			if err != nil {
 				return "", err
 			}
@@ -397,28 +461,9 @@ func sums(fresh func() hash.Hash) func(context.Context, *command.Proc, *command.
 	}
 }
 
-// input opens a file, or standard input for -.
-func input(p *command.Proc, name string) (io.ReadCloser, error) {
-	switch name {
-	case "-", "/dev/stdin":
-		return io.NopCloser(p.Stdin), nil
-	case "/dev/null":
-		return io.NopCloser(strings.NewReader("")), nil
-	}
-	a, err := p.Tree.Stat(p.Path(name))
-	if err != nil {
-		return nil, err
-	}
-	r, err := a.Open()
-	if err != nil {
-		return nil, &fs.PathError{Op: "read", Path: name, Err: err}
-	}
-	return r, nil
-}
-
 // readLines reads a small text.
 func readLines(p *command.Proc, name string) ([]string, error) {
-	in, err := input(p, name)
+	in, err := p.Input(name)
 	if err != nil {
 		return nil, err
 	}

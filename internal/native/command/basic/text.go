@@ -7,49 +7,29 @@ import (
 	"fmt"
 	"io"
 	"path"
-	"regexp"
 	"slices"
 	"sort"
 	"strconv"
 	"strings"
 	"time"
 
-	"github.com/anyarch/anyarch/internal/filetree"
 	"github.com/anyarch/anyarch/internal/native/command"
 )
 
 func textCommands() []*command.Command {
-	grepOptions := command.Options{Short: "EFGivqocnlLrRwxse:hHm:", Long: []string{"quiet", "silent", "ignore-case", "invert-match", "extended-regexp", "fixed-strings", "only-matching", "count", "recursive"},
-		Same: map[string]string{"quiet": "q", "silent": "q", "ignore-case": "i", "invert-match": "v", "extended-regexp": "E", "fixed-strings": "F", "only-matching": "o", "count": "c", "recursive": "r", "R": "r"}}
-	sedOptions := command.Options{Short: "nEre:i", Long: []string{"quiet", "silent", "expression=", "regexp-extended", "in-place"}, Same: map[string]string{"quiet": "n", "silent": "n", "expression": "e", "regexp-extended": "E", "in-place": "i", "r": "E"}}
 	list := []*command.Command{
-		tool("cat", command.Options{Short: "u"}, cat),
+		tool("cat", command.Options{Short: "un", Long: []string{"number"}, Same: map[string]string{"number": "n"}}, cat),
 		tool("tee", command.Options{Short: "ai", Long: []string{"append"}, Same: map[string]string{"append": "a"}}, tee),
-		tool("head", command.Options{Short: "n:c:q", Long: []string{"lines=", "bytes="}, Same: map[string]string{"lines": "n", "bytes": "c"}}, head),
-		tool("tail", command.Options{Short: "n:q", Long: []string{"lines="}, Same: map[string]string{"lines": "n"}}, tail),
-		tool("wc", command.Options{Short: "lwc", Long: []string{"lines", "words", "bytes"}, Same: map[string]string{"lines": "l", "words": "w", "bytes": "c"}}, wc),
-		tool("sort", command.Options{Short: "urnV", Long: []string{"unique", "reverse", "numeric-sort", "version-sort"}, Same: map[string]string{"unique": "u", "reverse": "r", "numeric-sort": "n", "version-sort": "V"}}, sortLines),
-		tool("uniq", command.Options{Short: "cd"}, uniq),
-		tool("cut", command.Options{Short: "d:f:c:s", Long: []string{"delimiter=", "fields=", "characters="}, Same: map[string]string{"delimiter": "d", "fields": "f", "characters": "c"}}, cut),
 		tool("tr", command.Options{Short: "dsc", StopAtArgument: true}, tr),
 		tool("basename", command.Options{Short: "as:"}, basename),
 		tool("dirname", command.Options{}, dirname),
 		tool("env", command.Options{Short: "iu:", Long: []string{"ignore-environment", "unset="}, Same: map[string]string{"ignore-environment": "i", "unset": "u"}, StopAtArgument: true}, env),
 		tool("printenv", command.Options{}, printenv),
 		tool("xargs", command.Options{Short: "0rn:I:t", Long: []string{"null", "no-run-if-empty", "max-args="}, Same: map[string]string{"null": "0", "no-run-if-empty": "r", "max-args": "n"}, StopAtArgument: true}, xargs),
-		tool("seq", command.Options{}, seq),
+		tool("seq", command.Options{Short: "ws:", Long: []string{"equal-width", "separator="}, Same: map[string]string{"equal-width": "w", "separator": "s"},
+			Plain: func(arg string) bool { return len(arg) > 1 && arg[1] >= '0' && arg[1] <= '9' }}, seq),
 		tool("sleep", command.Options{}, sleep),
 		tool("date", command.Options{Short: "uId:R", Long: []string{"utc", "iso-8601=?", "date=", "rfc-3339="}, Same: map[string]string{"utc": "u", "date": "d"}}, date),
-		tool("grep", grepOptions, grep(false, false)),
-		tool("egrep", grepOptions, grep(true, false)),
-		tool("fgrep", grepOptions, grep(false, true)),
-		{Name: "sed", Run: func(ctx context.Context, p *command.Proc) (int, error) {
-			opt, err := sedOptions.Parse("sed", p.Args[1:])
-			if err != nil {
-				return p.Failed(err)
-			}
-			return sed(ctx, p, opt)
-		}, Check: checkSed(sedOptions)},
 		tool("true", command.Options{}, func(context.Context, *command.Proc, *command.Parsed) (int, error) { return 0, nil }),
 		tool("false", command.Options{}, func(context.Context, *command.Proc, *command.Parsed) (int, error) { return 1, nil }),
 	}
@@ -63,7 +43,7 @@ func files(p *command.Proc, names []string, do func(name string, r io.Reader) er
 	}
 	exit := 0
 	for _, name := range names {
-		in, err := input(p, name)
+		in, err := p.Input(name)
 		if err != nil {
 			if err := report(p, "can't open", name, err); err != nil {
 				return 0, err
@@ -81,92 +61,61 @@ func files(p *command.Proc, names []string, do func(name string, r io.Reader) er
 }
 
 func cat(_ context.Context, p *command.Proc, opt *command.Parsed) (int, error) {
-	return files(p, opt.Args, func(_ string, r io.Reader) error { _, err := io.Copy(p.Stdout, r); return err })
-}
-
-func tee(_ context.Context, p *command.Proc, opt *command.Parsed) (int, error) {
-	data, err := io.ReadAll(p.Stdin)
-	if err != nil {
-		return 1, nil
+	if !opt.Has["n"] {
+		return files(p, opt.Args, func(_ string, r io.Reader) error { _, err := io.Copy(p.Stdout, r); return err })
 	}
-	_, _ = p.Stdout.Write(data)
-	for _, name := range opt.Args {
-		out := data
-		if opt.Has["a"] {
-			if old, err := p.Tree.ReadFile(p.Path(name)); err == nil {
-				out = append(slices.Clone(old), data...)
-			}
-		}
-		if err := p.Tree.WriteFile(p.Path(name), filetree.Bytes(out).Content(), p.Attr(0o666)); err != nil {
-			return 1, report(p, "can't open", name, err)
-		}
-	}
-	return 0, nil
-}
-
-func count(p *command.Proc, opt *command.Parsed, name string) (int, bool) {
-	text, ok := opt.Values[name]
-	if !ok {
-		return 10, true
-	}
-	n, err := strconv.Atoi(strings.TrimPrefix(text, "+"))
-	return n, err == nil
-}
-
-func head(_ context.Context, p *command.Proc, opt *command.Parsed) (int, error) {
-	if opt.Has["c"] {
-		n, err := strconv.ParseInt(opt.Values["c"], 10, 64)
-		if err != nil || n < 0 {
-			return 0, &command.Unsupported{Command: "head", What: "-c " + opt.Values["c"]}
-		}
-		return files(p, opt.Args, func(_ string, r io.Reader) error { _, err := io.Copy(p.Stdout, io.LimitReader(r, n)); return err })
-	}
-	n, ok := count(p, opt, "n")
-	if !ok || n < 0 {
-		return 0, &command.Unsupported{Command: "head", What: "-n " + opt.Values["n"]}
-	}
+	n, open := 0, false // open: the last line has no end yet
 	return files(p, opt.Args, func(_ string, r io.Reader) error {
 		b := bufio.NewReader(r)
-		for i := 0; i < n; i++ {
+		for {
 			line, err := b.ReadString('\n')
-			if _, werr := io.WriteString(p.Stdout, line); werr != nil {
-				return werr
+			if line != "" {
+				if !open {
+					n++
+					line = fmt.Sprintf("%6d\t", n) + line
+				}
+				open = !strings.HasSuffix(line, "\n")
+				if _, err := io.WriteString(p.Stdout, line); err != nil {
+					return err
+				}
+			}
+			if err == io.EOF { //nolint:errorlint // a reader gives EOF as it is
+				return nil
 			}
 			if err != nil {
-				break
-			}
-		}
-		return nil
-	})
-}
-
-func tail(_ context.Context, p *command.Proc, opt *command.Parsed) (int, error) {
-	n, ok := count(p, opt, "n")
-	if !ok {
-		return 0, &command.Unsupported{Command: "tail", What: "-n " + opt.Values["n"]}
-	}
-	from := strings.HasPrefix(opt.Values["n"], "+")
-	if n < 0 {
-		n = -n
-	}
-	return files(p, opt.Args, func(_ string, r io.Reader) error {
-		lines, err := allLines(r)
-		if err != nil {
-			return err
-		}
-		switch {
-		case from:
-			lines = lines[min(max(n-1, 0), len(lines)):]
-		case len(lines) > n:
-			lines = lines[len(lines)-n:]
-		}
-		for _, l := range lines {
-			if _, err := io.WriteString(p.Stdout, l); err != nil {
 				return err
 			}
 		}
-		return nil
 	})
+}
+
+func tee(_ context.Context, p *command.Proc, opt *command.Parsed) (int, error) {
+	outputs := []io.Writer{p.Stdout}
+	var files []io.WriteCloser
+	exit := 0
+	for _, name := range opt.Args {
+		w, err := p.Create(name, opt.Has["a"], "")
+		if err != nil {
+			if err := report(p, "can't open", name, err); err != nil {
+				return 0, err
+			}
+			exit = 1
+			continue
+		}
+		outputs, files = append(outputs, w), append(files, w)
+	}
+	if _, err := io.Copy(io.MultiWriter(outputs...), p.Stdin); err != nil {
+		exit = 1
+	}
+	for _, f := range files {
+		if err := f.Close(); err != nil {
+			if command.Fatal(err) {
+				return 0, err
+			}
+			exit = 1
+		}
+	}
+	return exit, nil
 }
 
 // allLines reads lines with their ends.
@@ -178,205 +127,12 @@ func allLines(r io.Reader) ([]string, error) {
 	return slices.DeleteFunc(strings.SplitAfter(string(data), "\n"), func(s string) bool { return s == "" }), nil
 }
 
-func wc(_ context.Context, p *command.Proc, opt *command.Parsed) (int, error) {
-	all := !opt.Has["l"] && !opt.Has["w"] && !opt.Has["c"]
-	return files(p, opt.Args, func(name string, r io.Reader) error {
-		data, err := io.ReadAll(r)
-		if err != nil {
-			return err
-		}
-		var fields []string
-		if all || opt.Has["l"] {
-			fields = append(fields, strconv.Itoa(strings.Count(string(data), "\n")))
-		}
-		if all || opt.Has["w"] {
-			fields = append(fields, strconv.Itoa(len(strings.Fields(string(data)))))
-		}
-		if all || opt.Has["c"] {
-			fields = append(fields, strconv.Itoa(len(data)))
-		}
-		if name != "-" {
-			fields = append(fields, name)
-		}
-		_, err = fmt.Fprintln(p.Stdout, strings.Join(fields, " "))
-		return err
-	})
-}
-
-func sortLines(_ context.Context, p *command.Proc, opt *command.Parsed) (int, error) {
-	var all []string
-	exit, err := files(p, opt.Args, func(_ string, r io.Reader) error {
-		lines, err := allLines(r)
-		for _, l := range lines {
-			all = append(all, strings.TrimSuffix(l, "\n"))
-		}
-		return err
-	})
-	if err != nil {
-		return exit, err
-	}
-	less := func(a, b string) bool { return a < b }
-	switch {
-	case opt.Has["V"]:
-		less = func(a, b string) bool { return versionLess(a, b) }
-	case opt.Has["n"]:
-		number := func(s string) float64 {
-			s = strings.TrimSpace(s)
-			end := 0
-			for end < len(s) && (s[end] >= '0' && s[end] <= '9' || s[end] == '.' || s[end] == '-' && end == 0) {
-				end++
-			}
-			n, _ := strconv.ParseFloat(s[:end], 64)
-			return n
-		}
-		less = func(a, b string) bool {
-			if x, y := number(a), number(b); x != y {
-				return x < y
-			}
-			return a < b
-		}
-	}
-	sort.SliceStable(all, func(i, j int) bool { return less(all[i], all[j]) })
-	if opt.Has["r"] {
-		slices.Reverse(all)
-	}
-	if opt.Has["u"] {
-		all = slices.Compact(all)
-	}
-	for _, l := range all {
-		if _, err := fmt.Fprintln(p.Stdout, l); err != nil {
-			return 1, nil
-		}
-	}
-	return exit, nil
-}
-
-// versionLess orders runs of digits by their value, as sort -V does.
-func versionLess(a, b string) bool {
-	for a != "" && b != "" {
-		da, db := leading(a), leading(b)
-		if da != "" && db != "" {
-			x, y := strings.TrimLeft(da, "0"), strings.TrimLeft(db, "0")
-			if len(x) != len(y) {
-				return len(x) < len(y)
-			}
-			if x != y {
-				return x < y
-			}
-			a, b = a[len(da):], b[len(db):]
-			continue
-		}
-		if a[0] != b[0] {
-			return a[0] < b[0]
-		}
-		a, b = a[1:], b[1:]
-	}
-	return len(a) < len(b)
-}
-
 func leading(s string) string {
 	end := 0
 	for end < len(s) && s[end] >= '0' && s[end] <= '9' {
 		end++
 	}
 	return s[:end]
-}
-
-func uniq(_ context.Context, p *command.Proc, opt *command.Parsed) (int, error) {
-	return files(p, opt.Args, func(_ string, r io.Reader) error {
-		lines, err := allLines(r)
-		if err != nil {
-			return err
-		}
-		for i := 0; i < len(lines); {
-			n := i
-			for n < len(lines) && strings.TrimSuffix(lines[n], "\n") == strings.TrimSuffix(lines[i], "\n") {
-				n++
-			}
-			line := strings.TrimSuffix(lines[i], "\n")
-			if opt.Has["c"] {
-				line = fmt.Sprintf("%7d %s", n-i, line)
-			}
-			if !opt.Has["d"] || n-i > 1 {
-				if _, err := fmt.Fprintln(p.Stdout, line); err != nil {
-					return err
-				}
-			}
-			i = n
-		}
-		return nil
-	})
-}
-
-func cut(_ context.Context, p *command.Proc, opt *command.Parsed) (int, error) {
-	delimiter, list := "\t", opt.Values["f"]
-	if d, ok := opt.Values["d"]; ok {
-		delimiter = d
-	}
-	if opt.Has["c"] {
-		list = opt.Values["c"]
-	}
-	if list == "" {
-		return p.Errorf("you must specify a list of bytes, characters, or fields")
-	}
-	type span struct{ from, to int }
-	var spans []span
-	for part := range strings.SplitSeq(list, ",") {
-		a, b, isRange := strings.Cut(part, "-")
-		s := span{1, 1 << 30}
-		var err error
-		if a != "" {
-			s.from, err = strconv.Atoi(a)
-		}
-		if err == nil && !isRange {
-			s.to = s.from
-		} else if err == nil && b != "" {
-			s.to, err = strconv.Atoi(b)
-		}
-		if err != nil || s.from < 1 {
-			return p.Errorf("invalid list: '%s'", list)
-		}
-		spans = append(spans, s)
-	}
-	wanted := func(n int) bool {
-		return slices.ContainsFunc(spans, func(s span) bool { return n >= s.from && n <= s.to })
-	}
-	return files(p, opt.Args, func(_ string, r io.Reader) error {
-		lines, err := allLines(r)
-		if err != nil {
-			return err
-		}
-		for _, l := range lines {
-			l = strings.TrimSuffix(l, "\n")
-			var kept []string
-			join := delimiter
-			if opt.Has["c"] {
-				join = ""
-				for i := range len(l) {
-					if wanted(i + 1) {
-						kept = append(kept, l[i:i+1])
-					}
-				}
-			} else {
-				fields := strings.Split(l, delimiter)
-				if len(fields) == 1 {
-					if !opt.Has["s"] {
-						_, _ = fmt.Fprintln(p.Stdout, l)
-					}
-					continue
-				}
-				for i, f := range fields {
-					if wanted(i + 1) {
-						kept = append(kept, f)
-					}
-				}
-			}
-			if _, err := fmt.Fprintln(p.Stdout, strings.Join(kept, join)); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
 }
 
 // trSet expands a set of tr: ranges, classes and escapes.
@@ -580,10 +336,10 @@ func xargs(ctx context.Context, p *command.Proc, opt *command.Parsed) (int, erro
 			}
 		}
 	default:
-		if strings.ContainsAny(string(data), `'"\`) {
-			return 0, &command.Unsupported{Command: "xargs", What: "quotes in its input", Fix: "xargs -0"}
+		var ok bool
+		if words, ok = quotedWords(string(data)); !ok {
+			return 0, &command.Unsupported{Command: "xargs", What: "an open quote in its input", Fix: "xargs -0"}
 		}
-		words = strings.Fields(string(data))
 	}
 	args := opt.Args
 	if len(args) == 0 {
@@ -631,10 +387,51 @@ func xargs(ctx context.Context, p *command.Proc, opt *command.Parsed) (int, erro
 	return exit, nil
 }
 
+// quotedWords splits the input of xargs: blanks and newlines are between words, unless
+// they are in quotes or after a backslash.
+func quotedWords(text string) (words []string, ok bool) {
+	var b strings.Builder
+	in, quote := false, byte(0)
+	for i := 0; i < len(text); i++ {
+		c := text[i]
+		switch {
+		case quote != 0 && c == quote:
+			quote = 0
+		case quote != 0 && c == '\n':
+			return nil, false
+		case quote != 0:
+			b.WriteByte(c)
+		case c == '\'' || c == '"':
+			in, quote = true, c
+		case c == '\\' && i+1 < len(text):
+			i++
+			in = true
+			b.WriteByte(text[i])
+		case c == ' ' || c == '\t' || c == '\n':
+			if in {
+				words = append(words, b.String())
+				b.Reset()
+			}
+			in = false
+		default:
+			in = true
+			b.WriteByte(c)
+		}
+	}
+	if in {
+		words = append(words, b.String())
+	}
+	return words, quote == 0
+}
+
 func seq(_ context.Context, p *command.Proc, opt *command.Parsed) (int, error) {
 	n := []int{1, 1, 0}
 	var err error
 	var v []int
+	separator := "\n"
+	if s, ok := opt.Values["s"]; ok {
+		separator = s
+	}
 	for _, a := range opt.Args {
 		i, e := strconv.Atoi(a)
 		err = errors.Join(err, e)
@@ -653,10 +450,28 @@ func seq(_ context.Context, p *command.Proc, opt *command.Parsed) (int, error) {
 	if err != nil || n[1] == 0 {
 		return 0, &command.Unsupported{Command: "seq", What: "numbers that aren't whole"}
 	}
+	width := 0
+	if opt.Has["w"] {
+		for _, end := range []int{n[0], n[2]} {
+			width = max(width, len(strconv.Itoa(end)))
+		}
+	}
+	w := bufio.NewWriter(p.Stdout)
+	first := true
 	for i := n[0]; n[1] > 0 && i <= n[2] || n[1] < 0 && i >= n[2]; i += n[1] {
-		if _, err := fmt.Fprintln(p.Stdout, i); err != nil {
+		if !first {
+			_, _ = w.WriteString(separator)
+		}
+		first = false
+		if _, err := fmt.Fprintf(w, "%0*d", width, i); err != nil {
 			return 1, nil
 		}
+	}
+	if !first {
+		_ = w.WriteByte('\n')
+	}
+	if w.Flush() != nil {
+		return 1, nil
 	}
 	return 0, nil
 }
@@ -741,225 +556,4 @@ func date(_ context.Context, p *command.Proc, opt *command.Parsed) (int, error) 
 	}
 	_, _ = fmt.Fprintln(p.Stdout, out.String())
 	return 0, nil
-}
-
-// posix compiles a basic or extended regular expression (POSIX.1-2017, 9); what Go
-// has no equivalent for is refused.
-func posix(name, text string, extended, fold bool) (*regexp.Regexp, *command.Unsupported) {
-	var out strings.Builder
-	unsupported := func(what string) *command.Unsupported {
-		return &command.Unsupported{Command: name, What: what + " in " + text}
-	}
-	for i := 0; i < len(text); i++ {
-		c := text[i]
-		switch {
-		case c == '[':
-			end := i + 1
-			if end < len(text) && text[end] == '^' {
-				end++
-			}
-			if end < len(text) && text[end] == ']' {
-				end++
-			}
-			for end < len(text) && text[end] != ']' {
-				if strings.HasPrefix(text[end:], "[:") {
-					if n := strings.Index(text[end:], ":]"); n > 0 {
-						end += n + 1
-					}
-				}
-				end++
-			}
-			if end >= len(text) {
-				return nil, unsupported("an open bracket")
-			}
-			class := text[i+1 : end]
-			negated := ""
-			if strings.HasPrefix(class, "^") {
-				negated, class = "^", class[1:]
-			}
-			// In a bracket a backslash is an ordinary character (POSIX), "]" may come first.
-			class = strings.ReplaceAll(class, `\`, `\\`)
-			if strings.HasPrefix(class, "]") {
-				class = `\]` + class[1:]
-			}
-			parts := strings.Split(class, "[")
-			for k := 1; k < len(parts); k++ {
-				if !strings.HasPrefix(parts[k], ":") {
-					parts[k] = `\[` + parts[k]
-				} else {
-					parts[k] = "[" + parts[k]
-				}
-			}
-			out.WriteString("[" + negated + strings.Join(parts, "") + "]")
-			i = end
-		case c == '\\' && i+1 < len(text):
-			i++
-			d := text[i]
-			switch {
-			case d >= '1' && d <= '9':
-				return nil, unsupported("a back reference")
-			case !extended && strings.IndexByte("(){}|+?", d) >= 0:
-				out.WriteByte(d)
-			case strings.IndexByte("wWsSbB", d) >= 0:
-				out.WriteString(`\` + string(d))
-			case d == '<', d == '>':
-				out.WriteString(`\b`)
-			case d == 'n':
-				out.WriteByte('\n')
-			case d == 't':
-				out.WriteByte('\t')
-			default:
-				out.WriteString(regexp.QuoteMeta(string(d)))
-			}
-		case !extended && strings.IndexByte("(){}|+?", c) >= 0:
-			out.WriteString(`\` + string(c))
-		case !extended && c == '*' && (i == 0 || strings.HasSuffix(text[:i], `\(`) || text[:i] == "^"):
-			out.WriteString(`\*`)
-		case !extended && c == '^' && i > 0 && !strings.HasSuffix(text[:i], `\(`) && !strings.HasSuffix(text[:i], `\|`):
-			out.WriteString(`\^`)
-		case !extended && c == '$' && i+1 < len(text) && !strings.HasPrefix(text[i+1:], `\)`) && !strings.HasPrefix(text[i+1:], `\|`):
-			out.WriteString(`\$`)
-		default:
-			out.WriteByte(c)
-		}
-	}
-	expression := out.String()
-	if fold {
-		expression = "(?i)" + expression
-	}
-	re, err := regexp.Compile(expression)
-	if err != nil {
-		return nil, unsupported("a regular expression")
-	}
-	re.Longest()
-	return re, nil
-}
-
-func grep(extended, fixed bool) func(context.Context, *command.Proc, *command.Parsed) (int, error) {
-	return func(_ context.Context, p *command.Proc, opt *command.Parsed) (int, error) {
-		patterns, args := opt.All["e"], opt.Args
-		if len(patterns) == 0 {
-			if len(args) == 0 {
-				return p.Errorf("no pattern")
-			}
-			patterns, args = args[:1], args[1:]
-		}
-		var list []*regexp.Regexp
-		for _, text := range patterns {
-			for line := range strings.SplitSeq(text, "\n") {
-				ext := extended || opt.Has["E"]
-				if fixed || opt.Has["F"] {
-					line, ext = regexp.QuoteMeta(line), true
-					re, err := regexp.Compile(map[bool]string{true: "(?i)", false: ""}[opt.Has["i"]] + wrap(line, opt))
-					if err != nil {
-						return p.Errorf("%v", err)
-					}
-					list = append(list, re)
-					continue
-				}
-				re, u := posix("grep", line, ext, opt.Has["i"])
-				if u != nil {
-					return 0, u
-				}
-				if opt.Has["w"] || opt.Has["x"] {
-					re = regexp.MustCompile(wrap(re.String(), opt))
-					re.Longest()
-				}
-				list = append(list, re)
-			}
-		}
-		if opt.Has["r"] {
-			var found []string
-			if len(args) == 0 {
-				args = []string{"."}
-			}
-			for _, a := range args {
-				err := p.Tree.Walk(p.Path(a), func(name string, attr filetree.Attr) error {
-					if attr.IsRegular() {
-						found = append(found, name)
-					}
-					return nil
-				})
-				if err != nil {
-					return 2, report(p, "can't open", a, err)
-				}
-			}
-			args = found
-		}
-		matched := false
-		named := (len(args) > 1 || opt.Has["r"] || opt.Has["H"]) && !opt.Has["h"]
-		most := -1
-		if text, ok := opt.Values["m"]; ok {
-			most, _ = strconv.Atoi(text)
-		}
-		exit, err := files(p, args, func(name string, r io.Reader) error {
-			n, line := 0, 0
-			scan := bufio.NewScanner(r)
-			scan.Buffer(nil, 64<<20)
-			for scan.Scan() && (most < 0 || n < most) {
-				line++
-				text := scan.Text()
-				hit := slices.ContainsFunc(list, func(re *regexp.Regexp) bool { return re.MatchString(text) })
-				if hit == opt.Has["v"] {
-					continue
-				}
-				n++
-				if opt.Has["q"] || opt.Has["c"] || opt.Has["l"] || opt.Has["L"] {
-					continue
-				}
-				prefix := ""
-				if named {
-					prefix = name + ":"
-				}
-				if opt.Has["n"] {
-					prefix += strconv.Itoa(line) + ":"
-				}
-				lines := []string{text}
-				if opt.Has["o"] {
-					lines = nil
-					for _, re := range list {
-						for _, m := range re.FindAllString(text, -1) {
-							if m != "" {
-								lines = append(lines, m)
-							}
-						}
-					}
-				}
-				for _, l := range lines {
-					if _, err := fmt.Fprintln(p.Stdout, prefix+l); err != nil {
-						return err
-					}
-				}
-			}
-			matched = matched || n > 0
-			switch {
-			case opt.Has["c"] && named:
-				_, _ = fmt.Fprintf(p.Stdout, "%s:%d\n", name, n)
-			case opt.Has["c"]:
-				_, _ = fmt.Fprintln(p.Stdout, n)
-			case opt.Has["l"] && n > 0, opt.Has["L"] && n == 0:
-				_, _ = fmt.Fprintln(p.Stdout, name)
-			}
-			return scan.Err()
-		})
-		switch {
-		case err != nil:
-			return 0, err
-		case matched && (exit == 0 || opt.Has["q"]):
-			return 0, nil
-		case exit != 0:
-			return 2, nil
-		}
-		return 1, nil
-	}
-}
-
-func wrap(expression string, opt *command.Parsed) string {
-	switch {
-	case opt.Has["x"]:
-		return "^(?:" + expression + ")$"
-	case opt.Has["w"]:
-		return `\b(?:` + expression + `)\b`
-	}
-	return expression
 }
