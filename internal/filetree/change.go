@@ -22,6 +22,9 @@ func (t *Tree) Put(name string, a Attr) error {
 
 func (t *Tree) put(name string, a Attr) error {
 	p, err := t.walk(strings.TrimRight(name, "/"), false)
+	if err == nil {
+		err = t.mayChange(p.path)
+	}
 	if err != nil {
 		return err
 	}
@@ -67,6 +70,35 @@ func (t *Tree) put(name string, a Attr) error {
 	return nil
 }
 
+// Freeze makes files and what is below them read-only, as mounts are: changing them is
+// EROFS. The paths are canonical. It replaces the list of an earlier call; a fork has
+// none.
+func (t *Tree) Freeze(paths ...string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.frozen = paths
+}
+
+// mayChange says whether a canonical path isn't read-only.
+func (t *Tree) mayChange(name string) error {
+	for _, f := range t.frozen {
+		if name == f || strings.HasPrefix(name, f+"/") {
+			return syscall.EROFS
+		}
+	}
+	return nil
+}
+
+// mayRemove says whether a path may be taken away with what is below it.
+func (t *Tree) mayRemove(name string) error {
+	for _, f := range t.frozen {
+		if name == f || strings.HasPrefix(f, name+"/") {
+			return syscall.EBUSY
+		}
+	}
+	return t.mayChange(name)
+}
+
 // capability is the extended attribute that the kernel takes away when a file is
 // written to, whoever writes (capabilities(7)).
 const capability = "security.capability"
@@ -102,6 +134,9 @@ func (t *Tree) WriteFile(name string, c Content, a Attr) error {
 	if !p.node.IsRegular() {
 		return pathError("open", name, syscall.EINVAL)
 	}
+	if err := t.mayChange(p.path); err != nil {
+		return pathError("open", name, err)
+	}
 	t.updateLinked(p, func(n *Attr) {
 		n.Content = c
 		n.ModTime = a.ModTime
@@ -118,6 +153,9 @@ func (t *Tree) Update(name string, follow bool, change func(*Attr)) error {
 	p, err := t.walk(name, follow)
 	if err == nil && p.node == nil {
 		err = fs.ErrNotExist
+	}
+	if err == nil {
+		err = t.mayChange(p.path)
 	}
 	if err != nil {
 		return pathError("change", name, err)
@@ -242,6 +280,11 @@ func (t *Tree) Link(old, name string) error {
 	if err == nil && to.node != nil {
 		err = syscall.EEXIST
 	}
+	if err == nil {
+		if err = t.mayChange(to.path); err == nil {
+			err = t.mayChange(from.path)
+		}
+	}
 	if err != nil {
 		return pathError("link", name, err)
 	}
@@ -272,6 +315,8 @@ func (t *Tree) Remove(name string) error {
 		err = fs.ErrNotExist
 	case len(p.node.children) > 0:
 		err = syscall.ENOTEMPTY
+	default:
+		err = t.mayRemove(p.path)
 	}
 	if err != nil {
 		return pathError("remove", name, err)
@@ -298,6 +343,9 @@ func (t *Tree) removeAll(name string) error {
 	}
 	if p.path == "" {
 		return syscall.EBUSY
+	}
+	if err := t.mayRemove(p.path); err != nil {
+		return err
 	}
 	t.unlink(p.path)
 	return nil
@@ -348,6 +396,12 @@ func (t *Tree) Rename(old, name string) error {
 		err = syscall.ENOTEMPTY
 	}
 	if err != nil {
+		return pathError("rename", name, err)
+	}
+	if err := t.mayRemove(from.path); err != nil {
+		return pathError("rename", old, err)
+	}
+	if err := t.mayChange(to.path); err != nil {
 		return pathError("rename", name, err)
 	}
 	moved := from.node

@@ -127,6 +127,8 @@ type Tree struct {
 	root  *node
 	token *token
 	lower *lower
+
+	frozen []string // canonical paths that are read-only
 }
 
 // lower is the base of a lazy tree, which is read when something is looked for

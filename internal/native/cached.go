@@ -38,7 +38,7 @@ import (
 // which something has changed. COPY, ADD and WORKDIR are cheaper made than kept.
 
 // cacheCompat rises when results change that are made of the same.
-const cacheCompat = 1
+const cacheCompat = 2
 
 // results is what a build knows about earlier ones.
 type results struct {

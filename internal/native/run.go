@@ -237,6 +237,7 @@ func (in *invocation) mount(inputs []*state) (func() (map[string]*filetree.Tree,
 		existed bool
 	}
 	var list []mounted
+	var frozen []string // mounts that are read-only
 	var made []string // parents that were made for mounts
 	for _, m := range in.exec.Mounts {
 		if m.Target == "/" {
@@ -274,9 +275,14 @@ func (in *invocation) mount(inputs []*state) (func() (map[string]*filetree.Tree,
 			return nil, err
 		}
 		list = append(list, n)
+		if m.Kind == dockerfile.MountBind && m.ReadOnly {
+			frozen = append(frozen, at)
+		}
 		in.mounted = append(in.mounted, at)
 	}
+	in.tree.Freeze(frozen...)
 	return func() (map[string]*filetree.Tree, error) {
+		in.tree.Freeze()
 		out := map[string]*filetree.Tree{}
 		for _, m := range slices.Backward(list) {
 			if m.Kind == dockerfile.MountCache || m.Kind == dockerfile.MountBind && m.Output >= 0 {

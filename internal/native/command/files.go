@@ -31,6 +31,8 @@ func Reason(err error) string {
 		return "Is a directory"
 	case errors.Is(err, syscall.ELOOP):
 		return "Too many levels of symbolic links"
+	case errors.Is(err, syscall.EROFS):
+		return "Read-only file system"
 	case errors.Is(err, syscall.EBUSY):
 		return "Device or resource busy"
 	case errors.Is(err, syscall.EINVAL):

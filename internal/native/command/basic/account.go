@@ -343,6 +343,7 @@ func adduser(_ context.Context, p *command.Proc, opt *command.Parsed) (int, erro
 			return p.Errorf("no more uids")
 		}
 	}
+	own := false // it has a group of its own
 	switch {
 	case opt.Has["gid"]:
 		if u.gid, err = strconv.Atoi(opt.Values["gid"]); err != nil {
@@ -366,6 +367,7 @@ func adduser(_ context.Context, p *command.Proc, opt *command.Parsed) (int, erro
 			return p.Errorf("group '%s' in use", name)
 		}
 		u.gid = u.uid
+		own = true
 		if debian && (system && !opt.Has["u"] || taken(a.group, u.gid)) {
 			if u.gid, _ = a.free(from, to, false, a.group); u.gid == 0 {
 				return p.Errorf("no more gids")
@@ -385,7 +387,7 @@ func adduser(_ context.Context, p *command.Proc, opt *command.Parsed) (int, erro
 			return 0, err
 		}
 	}
-	if i := slices.IndexFunc(a.group, func(l string) bool { return fieldOf(l, 2) == strconv.Itoa(u.gid) }); i >= 0 && fieldOf(a.group[i], 0) != name {
+	if i := slices.IndexFunc(a.group, func(l string) bool { return fieldOf(l, 2) == strconv.Itoa(u.gid) }); i >= 0 && !own {
 		a.join(name, fieldOf(a.group[i], 0)) // a group that isn't its own lists it
 	}
 	return 0, a.write()

@@ -220,11 +220,6 @@ func (c *copying) one(from, target string, a filetree.Attr) error {
 			if err := p.Tree.Mkdir(target, attr); err != nil {
 				return err
 			}
-			if p.Dialect == command.Busybox { // which sets the mode of the source afterwards
-				if err := p.Tree.Update(target, false, func(d *filetree.Attr) { d.Mode = attr.Mode }); err != nil {
-					return err
-				}
-			}
 		} else if c.keep {
 			if err := p.Tree.Update(target, true, func(d *filetree.Attr) { d.Mode, d.UID, d.GID = attr.Mode, attr.UID, attr.GID }); err != nil {
 				return err
@@ -247,6 +242,9 @@ func (c *copying) one(from, target string, a filetree.Attr) error {
 		}
 		if c.said != nil && later {
 			c.said(from)
+		}
+		if !exists && p.Dialect == command.Busybox { // which sets the mode of the source afterwards
+			return p.Tree.Update(target, false, func(d *filetree.Attr) { d.Mode = attr.Mode })
 		}
 		return nil
 	case a.IsSymlink():

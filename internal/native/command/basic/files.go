@@ -57,6 +57,8 @@ func reason(err error) string {
 		return "Is a directory"
 	case errors.Is(err, syscall.ENOTEMPTY):
 		return "Directory not empty"
+	case errors.Is(err, syscall.EROFS):
+		return "Read-only file system"
 	case errors.Is(err, syscall.ELOOP):
 		return "Too many levels of symbolic links"
 	case errors.Is(err, fs.ErrPermission):

@@ -103,7 +103,7 @@ var lines = []string{
 	"od -j 3 -tx1 bin", "od -j3 -N3 -An -tx1 bin", "od -w4 -An -tx1 bin", "od -An -tx1 a b", "od -An -tx1 empty", "od empty", "od -N0 a", "od -tx1 -v -w8 bin", "od -An -tx1 < a", "od -An -tx1 nofile a", "od -An -tx bin", "od -An -txC bin", "od -An -td bin", "od -j 1000 a", "od -An -w1 -c n", "od -An -N 100k -tx1 a", "od -j 0x2 -An -tx1 a", "od -j 010 -An -tx1 a",
 	"xxd -p a", "xxd -p long", "xxd -p -c 4 a", "xxd -p -l 5 a", "xxd -r -p hex", "xxd -p < n", "xxd -p empty", "xxd -rp hex", "xxd -p -c 256 long", "xxd -p nofile",
 	"base64 a", "base64 long", "base64 -w 0 long", "base64 -w 10 long", "base64 -d b64", "base64 -d < b64", "base64 < bin", "base64 empty", "base64 -w0 empty", "base64 nofile", "base64 -d empty", "base64 -w 76 zeros", "base64 -w 4 n",
-	"timeout 5 echo hi", "timeout 5s false", "timeout -s KILL 1m echo a b", "timeout -k 5 10 echo x", "timeout 0 echo x", "timeout x echo", "timeout 1", "nice echo hi", "nice -n 5 echo hi", "nice -n5 false", "nice", "nice -5 echo x", "nohup echo hi", "nohup false",
+	"timeout 5 echo hi", "timeout 5s false", "timeout -s KILL 1m echo a b", "timeout -k 5 10 echo x", "timeout 0 echo x", "timeout x echo", "timeout 1", "nice echo hi", "nice -n 5 echo hi", "nice -n5 false", "nice -5 echo x", "nohup echo hi", "nohup false",
 }
 
 // bounded is an output of a command that may go mad.
