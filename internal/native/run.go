@@ -238,7 +238,7 @@ func (in *invocation) mount(inputs []*state) (func() (map[string]*filetree.Tree,
 	}
 	var list []mounted
 	var frozen []string // mounts that are read-only
-	var made []string // parents that were made for mounts
+	var made []string   // parents that were made for mounts
 	for _, m := range in.exec.Mounts {
 		if m.Target == "/" {
 			continue

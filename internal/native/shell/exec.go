@@ -137,6 +137,7 @@ func (sh *session) which(name, pathList, cwd string) (found, bool) {
 		}
 		return found{at, nil}, true
 	}
+	unreadable := 0 // how many directories of a base that wasn't read may have it
 	for dir := range strings.SplitSeq(pathList, ":") {
 		if dir == "" {
 			dir = "."
@@ -144,6 +145,9 @@ func (sh *session) which(name, pathList, cwd string) (found, bool) {
 		at := strings.TrimSuffix(sh.abs(cwd, dir), "/") + "/" + name
 		ours := cmd != nil && (binDir(dir) || goDir(dir, name))
 		a, there, unread := sh.peek(at)
+		if unread {
+			unreadable++
+		}
 		if unread && cmd == nil {
 			if sh.o.Absent != nil {
 				if err := sh.o.Absent(name); err != nil {
@@ -163,7 +167,7 @@ func (sh *session) which(name, pathList, cwd string) (found, bool) {
 			return found{at, nil}, true
 		}
 	}
-	if cmd == nil {
+	if cmd == nil || unreadable == 0 && notInBases(name, sh.o.CommandDialect) && sh.hasShell() {
 		return found{}, false
 	}
 	dir := "/usr/bin"
@@ -171,6 +175,22 @@ func (sh *session) which(name, pathList, cwd string) (found, bool) {
 		dir = "/bin"
 	}
 	return found{dir + "/" + name, cmd}, true
+}
+
+// notInBases reports whether a command of ours is one that an Alpine or a Debian has
+// only if a package with it was installed: scripts ask whether it is there.
+func notInBases(name string, d command.Dialect) bool {
+	if d == command.Busybox {
+		return strings.Contains(" bash curl dash git update-ca-certificates zip ", " "+name+" ")
+	}
+	return strings.Contains(" ash busybox curl git nc unzip update-ca-certificates wget xxd zip ", " "+name+" ")
+}
+
+// hasShell reports whether the tree has a shell: it is a system then, and not a few
+// files that stand for one.
+func (sh *session) hasShell() bool {
+	fi, err := sh.lookup("/bin/sh", true)
+	return err == nil && !fi.IsDir()
 }
 
 // busyboxBin are the applets that Alpine has in /bin; others are in /usr/bin.
@@ -189,11 +209,10 @@ func (sh *session) find(ctx context.Context, p *command.Proc, at int) (int, erro
 	if f.command != nil {
 		return f.command.Run(ctx, p)
 	}
+	if run := sh.alsoPrograms()[path.Base(name)]; run != nil && (binDir(path.Dir(f.path)) || !ok && !strings.Contains(name, "/")) {
+		return run(p)
+	}
 	if !ok {
-		if run := sh.alsoPrograms()[path.Base(name)]; run != nil && (!strings.Contains(name, "/") || binDir(path.Dir(f.path))) {
-			exit, err := run(p)
-			return exit, err
-		}
 		return sh.notFound(p, f.path, at)
 	}
 	return sh.program(ctx, f.path, p, at)

@@ -118,15 +118,6 @@ func tee(_ context.Context, p *command.Proc, opt *command.Parsed) (int, error) {
 	return exit, nil
 }
 
-// allLines reads lines with their ends.
-func allLines(r io.Reader) ([]string, error) {
-	data, err := io.ReadAll(io.LimitReader(r, 256<<20))
-	if err != nil {
-		return nil, err
-	}
-	return slices.DeleteFunc(strings.SplitAfter(string(data), "\n"), func(s string) bool { return s == "" }), nil
-}
-
 func leading(s string) string {
 	end := 0
 	for end < len(s) && s[end] >= '0' && s[end] <= '9' {

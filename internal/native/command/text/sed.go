@@ -773,9 +773,7 @@ func (e *editor) substitute(c *edit) (bool, error) {
 	}
 	var matches [][]int
 	if c.global || c.nth > 1 {
-		for _, m := range re.All(text) {
-			matches = append(matches, m)
-		}
+		matches = re.All(text)
 	} else {
 		matches = [][]int{re.Groups(text)}
 	}
