@@ -43,6 +43,9 @@ type Context struct {
 	root  *os.Root
 	local bool   // it is a directory of the user
 	stdin []byte // a Dockerfile that came on standard input
+	// beside is where the Dockerfile that is called dockerfile was found on this
+	// machine: its ignore file is there too.
+	dockerfile, beside string
 }
 
 // maxDockerfile bounds a Dockerfile on standard input, in bytes.
@@ -194,7 +197,8 @@ func (c *Context) Dockerfile(file, cwd string) (name string, data []byte, err er
 		}
 		data, err := readLimited(func() (io.ReadCloser, error) { return os.Open(at) })
 		if err == nil {
-			return filepath.ToSlash(file), data, nil
+			c.dockerfile, c.beside = filepath.ToSlash(file), at
+			return c.dockerfile, data, nil
 		}
 		if !errors.Is(err, fs.ErrNotExist) || filepath.IsAbs(file) {
 			return "", nil, &refusal.Error{Code: "PA106", Kind: refusal.Usage, Place: file, Summary: "the Dockerfile can't be read", Seen: []string{err.Error()}, Err: err}
@@ -254,8 +258,8 @@ func (c *Context) Ignore(dockerfile string) ([]byte, error) {
 	for i, name := range names {
 		var data []byte
 		var err error
-		if i == 0 && len(names) == 2 && c.local && filepath.IsAbs(name) {
-			data, err = os.ReadFile(name)
+		if i == 0 && len(names) == 2 && c.beside != "" && dockerfile == c.dockerfile {
+			data, err = os.ReadFile(c.beside + ".dockerignore")
 		} else {
 			data, err = readLimited(func() (io.ReadCloser, error) { return c.root.Open(name) })
 		}

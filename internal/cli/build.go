@@ -450,6 +450,7 @@ func tagMove(repository string, m publish.Move) ui.TagMove {
 type metadata struct {
 	Name       string                      `json:"image.name,omitempty"`
 	Digest     string                      `json:"containerimage.digest"`
+	Config     string                      `json:"containerimage.config.digest,omitempty"` // of an image without an index
 	Descriptor any                         `json:"containerimage.descriptor"`
 	Schema     int                         `json:"anyarch.schema"`
 	Platforms  map[string]metadataPlatform `json:"anyarch.platforms"`
@@ -485,6 +486,9 @@ func (a *app) writeMetadata(file string, outcome *pipeline.Outcome) error {
 		}
 		if m.Findings == nil {
 			m.Findings = []prove.Finding{}
+		}
+		if len(o.Platforms) == 1 && o.Index.Digest == o.Platforms[0].Image.Manifest.Digest {
+			m.Config = o.Platforms[0].Image.Config.Digest.String()
 		}
 		var references []string
 		for _, pushed := range o.Pushed {

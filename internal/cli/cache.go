@@ -22,7 +22,8 @@ func (a *app) cacheCommand() *cobra.Command {
 		Use: "cache", Short: "Where built layers and programs are kept", GroupID: "local", Args: args(cobra.NoArgs),
 		Long: `Everything in the cache can be made again. It is bounded: a build that has put
 something into it removes what was unused for longest until it takes no more than
---cache-size. Nothing that a running build uses is ever removed.`,
+--cache-size. Nothing that a running build uses is ever removed. Images that anyarch
+docker has named aren't counted: docker rmi removes them.`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(a.cacheShowCommand(), a.cachePruneCommand(), a.cacheVerifyCommand(), &cobra.Command{
