@@ -301,5 +301,8 @@ func unknownFields(data []byte) string {
 	if err := decoder.Decode(&index); err != nil {
 		return err.Error()
 	}
+	if index.SchemaVersion != 2 {
+		return fmt.Sprintf("its schemaVersion is %d, and that of an index is 2", index.SchemaVersion)
+	}
 	return ""
 }

@@ -98,6 +98,11 @@ func (a *app) copy(ctx context.Context, p *places, from string, to []string, onl
 	if err != nil {
 		return err
 	}
+	if w.Repository != "" { // which may be one of the targets
+		if w, err = p.source(from); err != nil {
+			return err
+		}
+	}
 	event, err := a.show(1)
 	if err != nil {
 		return err

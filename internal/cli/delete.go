@@ -197,7 +197,8 @@ func (g *graph) read(ctx context.Context) error {
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		return fmt.Errorf("which tags there are: %w", err)
 	}
-	tags = slices.DeleteFunc(tags, func(t string) bool { return g.going[t] })
+	// Markers are second names of what a merge has made.
+	tags = slices.DeleteFunc(tags, func(t string) bool { return g.going[t] || strings.Contains(t, publish.MarkerSuffix) })
 	g.tags = map[string]digest.Digest{}
 	repo := g.repo
 	type read struct {
