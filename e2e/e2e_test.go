@@ -311,8 +311,26 @@ func (m *mirror) programs(t *testing.T) {
 			list[i].Files, list[i].Depends = hostFiles(t, map[string]string{"usr/bin/" + name: program}), []string{"libraries-of-this-machine"}
 		}
 	}
+	for i := range list {
+		for k, f := range list[i].Files {
+			if strings.HasSuffix(f.Name, "/Test_Root.crt") {
+				list[i].Files[k].Data = string(roots(t))
+			}
+		}
+	}
 	list = append(list, apktest.Package{Name: "libraries-of-this-machine", Version: "1-r0", Arch: arch, Files: hostFiles(t, libraries)})
 	check(t, apktest.WriteRepository(filepath.Join(m.dir, "main"), m.key, list...))
+}
+
+// roots are the certificates that this machine trusts, for modules that come from the
+// network: nobody has a certificate of the mirror's own root.
+func roots(t *testing.T) []byte {
+	t.Helper()
+	data, err := os.ReadFile("/etc/ssl/certs/ca-certificates.crt")
+	if err != nil {
+		t.Skipf("no certificates for a builder: %v", err)
+	}
+	return data
 }
 
 // hostFiles are files of this machine for a package, by their names in it.
@@ -339,9 +357,11 @@ func (m *mirror) builder(t *testing.T, arch string) []layer.Entry {
 	data, err := os.ReadFile(name)
 	check(t, err)
 	entries := slices.Clone(m.alpine(t, arch))
-	for i := range entries {
-		if entries[i].Name == "bin/busybox" {
-			entries[i].Size, entries[i].Open = int64(len(data)), func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(data)), nil }
+	for name, data := range map[string][]byte{"bin/busybox": data, "etc/ssl/certs/ca-certificates.crt": roots(t)} {
+		for i := range entries {
+			if entries[i].Name == name {
+				entries[i].Size, entries[i].Open = int64(len(data)), func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(data)), nil }
+			}
 		}
 	}
 	return entries

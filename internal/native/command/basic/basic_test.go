@@ -75,7 +75,7 @@ func call(t testing.TB, x *filetree.Tree, dialect command.Dialect, stdin, line s
 func TestOutput(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct{ line, stdin, want string }{
-		{"cat a", "", "one\ntwo\nthree\n"}, {"head -n 1 a", "", "one\n"}, {"tail -n 1 a", "", "three\n"}, {"tail -n +2 a", "", "two\nthree\n"},
+		{"cat a", "", "one\ntwo\nthree\n"}, {"head -n 1 a", "", "one\n"}, {"head -1 a", "", "one\n"}, {"tail -n 1 a", "", "three\n"}, {"tail -2 a", "", "two\nthree\n"}, {"tail -n +2 a", "", "two\nthree\n"},
 		{"wc -l a", "", "3 a\n"}, {"sort -r", "a\nc\nb\n", "c\nb\na\n"}, {"sort -V", "v1.10\nv1.9\n", "v1.9\nv1.10\n"}, {"sort -u", "b\na\nb\n", "a\nb\n"},
 		{"cut -d / -f2", "linux/arm64\n", "arm64\n"}, {"cut -d= -f2-", "a=b=c\n", "b=c\n"}, {"cut -c1-3", "abcdef\n", "abc\n"},
 		{"tr -d \n", "a\nb\n", "ab"}, {"tr a-z A-Z", "abC1", "ABC1"}, {"tr -d [:space:]", " a b\n", "ab"}, {"tr -s a", "aab", "ab"},
