@@ -348,6 +348,36 @@ func TestProgram(t *testing.T) {
 			t.Errorf("writable: %s", got)
 		}
 	})
+	t.Run("another user", func(t *testing.T) {
+		t.Parallel()
+		c := s.command("/probe", "status")
+		c.UID, c.GID, c.Umask = 1234, 567, 0o077
+		status := run(t, r, c).ok(t).stdout
+		for _, want := range []string{
+			"CapInh:\t0000000000000000", "CapPrm:\t0000000000000000", "CapEff:\t0000000000000000", "CapBnd:\t0000000000000000", "CapAmb:\t0000000000000000",
+			"NoNewPrivs:\t1", "Uid:\t1234\t1234\t1234\t1234", "Gid:\t567\t567\t567\t567", "Umask:\t0077",
+		} {
+			if !strings.Contains(status, want) {
+				t.Errorf("%q is not in\n%s", want, status)
+			}
+		}
+		c.Args = []string{"/probe", "mount"}
+		if got := run(t, r, c).ok(t).stdout; !strings.HasPrefix(got, "false false false\n") || !strings.Contains(got, "inner true") && strings.Contains(got, "true\n") {
+			t.Errorf("mounts: %s", got)
+		}
+		c.Args = []string{"/probe", "read", outside, "/proc/1/root" + outside, "/proc/self/root" + outside, "/proc/1/environ"}
+		if got := run(t, r, c).ok(t).stdout; strings.Contains(got, "hunter2") {
+			t.Errorf("seen: %s", got)
+		}
+	})
+	t.Run("another name", func(t *testing.T) {
+		t.Parallel()
+		c := s.command("as-it-was-called", "env")
+		c.Program = "/probe"
+		if got := run(t, r, c).ok(t).stdout; !strings.Contains(got, "PATH=") && !strings.Contains(got, "HOME=") {
+			t.Errorf("it didn't run: %s", got)
+		}
+	})
 	t.Run("descriptors", func(t *testing.T) {
 		t.Parallel()
 		got := run(t, r, s.command("/probe", "fds")).ok(t).stdout
