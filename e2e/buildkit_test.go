@@ -43,7 +43,8 @@ func main() {
 
 // kit is what tests of the BuildKit engine share: two platforms that one machine runs.
 type kit struct {
-	program, registry, dir string
+	program, dir   string
+	registry, root string // its address and directory
 }
 
 func newKit(t *testing.T) *kit {
@@ -52,7 +53,7 @@ func newKit(t *testing.T) *kit {
 		t.Skip("it takes a machine that runs two platforms: amd64 and 386")
 	}
 	k := &kit{program: filepath.Join(t.TempDir(), "anyarch"), dir: t.TempDir()}
-	k.registry, _ = start(t)
+	k.registry, k.root = start(t)
 	if out, err := exec.Command("go", "build", "-o", k.program, "../cmd/anyarch").CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
@@ -347,6 +348,48 @@ func TestBuildKitNodes(t *testing.T) {
 	}
 	if k.tagged(t, "kit/nodes", "lost") {
 		t.Error("a tag moved although a platform is missing")
+	}
+}
+
+// TestEngines builds a few Dockerfiles of testdata/oracle with both engines and compares
+// the images: every file with its attributes, and the config. What may differ is what may
+// differ from BuildKit's own client; see TestOracle.
+func TestEngines(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it takes minutes")
+	}
+	buildkittest.Need(t)
+	k := newKit(t)
+	daemon := buildkittest.Start(t, k.registry)
+	im := &images{}
+	o := &oracles{
+		program: k.program, registry: k.registry, bases: newBases(k.root, im), images: im,
+		allowed: readRules(t, "allowed.txt"), allowedBuildKit: readRules(t, "allowed-buildkit.txt"),
+	}
+	check(t, o.configure(t.TempDir()))
+	for _, name := range []string{"scratch", "config", "copy-context", "multi-stage", "scripts", "workdir-user"} {
+		c := readCase(t, filepath.Join("testdata", "oracle", name+".txtar"))
+		t.Run(c.name, func(t *testing.T) {
+			for name, base := range map[string]func(*testing.T){"alpine:3.22": o.bases.alpine, "onbuild:1": o.bases.onbuild} {
+				if strings.Contains(c.text, name) {
+					o.bases.alpine(t)
+					base(t)
+				}
+			}
+			dir := filepath.Join(t.TempDir(), "context")
+			check(t, c.write(dir))
+			one := func(engine string) *result {
+				out := filepath.Join(t.TempDir(), engine)
+				cmd := exec.Command(k.program, append([]string{"build", "-f", "Dockerfile", "--platform", "linux/amd64", "--engine", engine, "--builder", daemon.Address, "--output", "oci:" + out, "."}, c.args...)...)
+				cmd.Dir = dir
+				cmd.Env = append(os.Environ(), "CONTAINERS_REGISTRIES_CONF="+o.conf)
+				if text, err := cmd.CombinedOutput(); err != nil {
+					t.Fatalf("--engine %s: %v\n%s", engine, err, text)
+				}
+				return o.images.read(t, out, imageOf(t, out))
+			}
+			o.differ(t, c, "the engines", compare(one("native"), one("buildkit")), o.allowedBuildKit)
+		})
 	}
 }
 

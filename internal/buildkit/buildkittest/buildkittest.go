@@ -41,8 +41,9 @@ func Need(t testing.TB) (program, runtime string) {
 	return program, runtime
 }
 
-// Start starts a daemon that may use the registries at the given addresses without TLS.
-// The test is skipped where there can't be one; see [Need].
+// Start starts a daemon that may use the registries at the given addresses without TLS;
+// the first one stands for docker.io too. The test is skipped where there can't be one;
+// see [Need].
 func Start(t testing.TB, registries ...string) *Daemon {
 	t.Helper()
 	program, runtime := Need(t)
@@ -55,6 +56,9 @@ func Start(t testing.TB, registries ...string) *Daemon {
 	socket := filepath.Join(dir, "sock")
 	var conf strings.Builder
 	fmt.Fprintf(&conf, "root = %q\ninsecure-entitlements = [\"network.host\", \"security.insecure\"]\n[grpc]\n  address = [%q]\n[worker.oci]\n  snapshotter = \"native\"\n  networkMode = \"host\"\n  binary = %q\n[worker.containerd]\n  enabled = false\n", filepath.Join(dir, "root"), "unix://"+socket, runtime)
+	if len(registries) > 0 {
+		fmt.Fprintf(&conf, "[registry.\"docker.io\"]\n  mirrors = [%q]\n", registries[0])
+	}
 	for _, r := range registries {
 		fmt.Fprintf(&conf, "[registry.%q]\n  http = true\n", r)
 	}
