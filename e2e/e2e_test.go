@@ -9,6 +9,7 @@ package e2e
 import (
 	"bytes"
 	"context"
+	"encoding/pem"
 	"fmt"
 	"io"
 	"io/fs"
@@ -255,7 +256,7 @@ func base(t *testing.T, packages *mirror, root, repository, tag string) {
 		case minor.MatchString(tag):
 			version = minor.FindString(tag) + "." + patches[minor.FindString(tag)]
 		}
-		env = []string{"PATH=/go/bin:/usr/local/go/bin:/usr/bin:/bin", "GOLANG_VERSION=" + version, "GOTOOLCHAIN=local", "GOPATH=/go"}
+		env = []string{"PATH=/go/bin:/usr/local/go/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "GOLANG_VERSION=" + version, "GOTOOLCHAIN=local", "GOPATH=/go"}
 	}
 	if packages.builders && strings.HasSuffix(repository, "golang") && debian {
 		kept, err := debianRoot("builder", builderPackages...)
@@ -312,9 +313,22 @@ func (m *mirror) programs(t *testing.T) {
 		}
 	}
 	for i := range list {
+		if list[i].Name != "ca-certificates" {
+			continue
+		}
+		conf := ""
+		for n, rest := 0, roots(t); ; n++ {
+			var block *pem.Block
+			if block, rest = pem.Decode(rest); block == nil {
+				break
+			}
+			name := fmt.Sprintf("mozilla/Root_%d.crt", n)
+			conf += name + "\n"
+			list[i].Files = append(list[i].Files, apktest.File{Name: "usr/share/ca-certificates/" + name, Mode: 0o644, Data: string(pem.EncodeToMemory(block))})
+		}
 		for k, f := range list[i].Files {
-			if strings.HasSuffix(f.Name, "/Test_Root.crt") {
-				list[i].Files[k].Data = string(roots(t))
+			if f.Name == "etc/ca-certificates.conf" {
+				list[i].Files[k].Data = conf
 			}
 		}
 	}

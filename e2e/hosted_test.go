@@ -288,3 +288,52 @@ func TestHostedCgo(t *testing.T) {
 		})
 	}
 }
+
+// TestHostedUnprivileged builds as a user without any right.
+func TestHostedUnprivileged(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("the other tests of hosted stages run without rights here")
+	}
+	if _, err := exec.LookPath("setpriv"); err != nil {
+		t.Skip("setpriv isn't on PATH")
+	}
+	h := newHosted(t)
+	dir, err := os.MkdirTemp("", "anyarch-nobody-")
+	check(t, err)
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	const nobody = 65534
+	for _, name := range []string{dir, filepath.Join(dir, "home"), filepath.Join(dir, "context")} {
+		check(t, os.MkdirAll(name, 0o755))
+		check(t, errors.Join(os.Chmod(name, 0o755), os.Chown(name, nobody, nobody)))
+	}
+	data, err := os.ReadFile(h.program)
+	check(t, err)
+	program := filepath.Join(dir, "anyarch")
+	check(t, os.WriteFile(program, data, 0o755))
+	conf, err := os.ReadFile(h.conf)
+	check(t, err)
+	check(t, os.WriteFile(filepath.Join(dir, "registries.conf"), conf, 0o644))
+	check(t, os.WriteFile(filepath.Join(dir, "context", "Dockerfile"), []byte(`FROM debian:12 AS build
+RUN useradd -m dev
+USER dev
+RUN perl -e 'open F, ">/home/dev/who"; print F "$< ", (getpwuid($<))[0]'
+FROM scratch
+COPY --from=build /home/dev/who /
+`), 0o644))
+	cmd := exec.Command("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", program, "build", "--output", "oci:"+filepath.Join(dir, "home", "out"),
+		"--sandbox", "require", "-f", "Dockerfile", "--platform", "linux/amd64,linux/arm64", ".")
+	cmd.Dir = filepath.Join(dir, "context")
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + filepath.Join(dir, "home"), "CONTAINERS_REGISTRIES_CONF=" + filepath.Join(dir, "registries.conf")}
+	out, err := cmd.CombinedOutput()
+	if err != nil && strings.Contains(string(out), "PA130") {
+		t.Skipf("no sandbox without rights here: %s", out)
+	}
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	for _, arch := range []string{"amd64", "arm64"} {
+		if got := h.files(t, filepath.Join(dir, "home", "out"), arch)["who 644 1000:1000"]; got != "1000 dev" {
+			t.Errorf("%s: %q", arch, got)
+		}
+	}
+}
