@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -121,6 +122,9 @@ func (a *app) copy(ctx context.Context, p *places, from string, to []string, onl
 	var about []assemble.Referrer
 	if referrers {
 		if about, err = reader.Referrers(ctx, item); err != nil {
+			if e, ok := errors.AsType[*refusal.Error](err); ok {
+				e.Fix = append(e.Fix, "--referrers=false   (copies the image alone, without signatures)")
+			}
 			return fmt.Errorf("what refers to %s: %w", item.Name, err)
 		}
 	}
