@@ -389,7 +389,7 @@ func TestRandomEdits(t *testing.T) {
 			trail = append(trail, randomEdit(l, random))
 		}
 		skip := l.wouldSkip()
-		if !skip && random.IntN(25) > 0 {
+		if !skip && random.IntN(50) > 0 {
 			continue // go will be asked, and knows
 		}
 		_, unchanged, program, err := l.run()
