@@ -128,7 +128,8 @@ const (
 )
 
 // Compare says how the inputs differ from what they were. What it looks at stays
-// in view. The error is only ever that ctx has ended.
+// in view; after Content and Changed that need not be all sealed directories. The error
+// is only ever that ctx has ended.
 func (s *Snapshot) Compare(ctx context.Context, view *View) (Verdict, error) {
 	var worst atomic.Int64
 	raise := func(v Verdict) {
@@ -139,11 +140,27 @@ func (s *Snapshot) Compare(ctx context.Context, view *View) (Verdict, error) {
 			}
 		}
 	}
-	err := each(ctx, len(s.states), func(i int) {
-		if Verdict(worst.Load()) != Changed {
-			raise(s.states[i].compare(view))
+	// What is edited comes first. If that has changed, a command has to run, and the
+	// rest, which is most of it, can wait for Take.
+	var edited, sealed []*state
+	for i := range s.states {
+		if s.states[i].Sealed {
+			sealed = append(sealed, &s.states[i])
+		} else {
+			edited = append(edited, &s.states[i])
 		}
-	})
+	}
+	pass := func(states []*state) error {
+		return each(ctx, len(states), func(i int) {
+			if Verdict(worst.Load()) != Changed {
+				raise(states[i].compare(view))
+			}
+		})
+	}
+	err := pass(edited)
+	if err == nil && Verdict(worst.Load()) < Content {
+		err = pass(sealed)
+	}
 	v := Verdict(worst.Load())
 	if v == Same && s.settle {
 		v = Renewed
@@ -223,9 +240,7 @@ func Take(ctx context.Context, inputs []Input, before *View, started time.Time, 
 	inputs = unique(inputs)
 	known := map[string]*state{}
 	if earlier != nil {
-		for i := range earlier.states {
-			known[earlier.states[i].key()] = &earlier.states[i]
-		}
+		known = earlier.byKey()
 	}
 	now := NewView()
 	s := &Snapshot{states: make([]state, len(inputs))}
@@ -258,10 +273,11 @@ func take(in Input, now, before *View, started time.Time, earlier *state) (state
 	if in.Sealed {
 		// What a tool unpacks and leaves alone needn't be older than the command,
 		// which may have had it unpacked; only old enough for its times to tell.
-		if seen, newest, ok := before.signatureSeen(in); ok && now.settled(newest) {
-			return state{Input: in, Signature: seen}, true
+		seen, newest, ok := before.signature(in)
+		if earlier != nil && earlier.Sealed && seen == earlier.Signature {
+			return *earlier, ok // the usual case
 		}
-		if seen, newest, ok := now.signature(in); ok && now.settled(newest) {
+		if ok && now.settled(newest) {
 			return state{Input: in, Signature: seen}, true
 		}
 		in.Sealed = false
@@ -309,10 +325,10 @@ func (s *Snapshot) Renew(ctx context.Context, view *View) (*Snapshot, error) {
 	if err != nil {
 		return nil, err
 	}
-	byKey := map[string]*state{}
-	for i := range s.states {
-		byKey[s.states[i].key()] = &s.states[i]
+	if !renewed.SealedAs(s) {
+		return nil, ErrUnsettled
 	}
+	byKey := s.byKey()
 	for _, st := range renewed.states {
 		was := byKey[st.key()]
 		for _, e := range st.Entries {
@@ -322,6 +338,24 @@ func (s *Snapshot) Renew(ctx context.Context, view *View) (*Snapshot, error) {
 		}
 	}
 	return renewed, nil
+}
+
+func (s *Snapshot) byKey() map[string]*state {
+	states := map[string]*state{}
+	for i := range s.states {
+		states[s.states[i].key()] = &s.states[i]
+	}
+	return states
+}
+
+// SealedAs reports whether the sealed directories are as they were in another snapshot
+// of the same inputs. Compare needn't have looked at them.
+func (s *Snapshot) SealedAs(other *Snapshot) bool {
+	states := other.byKey()
+	return !slices.ContainsFunc(s.states, func(st state) bool {
+		was := states[st.key()]
+		return was == nil || st.Signature != was.Signature
+	})
 }
 
 func (s *state) entry(name string) (Entry, bool) {

@@ -290,18 +290,6 @@ func list(in Input) (entries []Entry, missing bool, err error) {
 	return entries, false, nil
 }
 
-// signatureSeen is the signature if the view has made it.
-func (v *View) signatureSeen(in Input) (sum string, newest time.Time, ok bool) {
-	v.mu.Lock()
-	s := v.seals[in.key()]
-	v.mu.Unlock()
-	if s == nil {
-		return "", time.Time{}, false
-	}
-	s.once.Do(func() {})
-	return s.signature, s.newest, s.ok
-}
-
 // content hashes a file, and what of it decides which other files are read.
 func (v *View) content(in Input, e Entry) (sum, shape string, err error) {
 	path := filepath.Join(in.Dir, e.Name)

@@ -23,7 +23,6 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/gofrs/flock"
@@ -369,15 +368,18 @@ type Programs struct {
 
 	files map[string]string
 	locks []*flock.Flock
-	notes sync.WaitGroup // what is written down for the next run
+	notes []func() // what is to be written down for the next run
 }
 
 // Path is where the program of a package is.
 func (p *Programs) Path(pkg Package) string { return p.files[pkg.ImportPath] }
 
-// Close lets other runs build in the same place.
+// Close writes down what was read, for the next run, and lets other runs build in the
+// same place.
 func (p *Programs) Close() {
-	p.notes.Wait()
+	for _, note := range p.notes {
+		note()
+	}
 	for _, lock := range p.locks {
 		lock.Close()
 	}
@@ -481,7 +483,7 @@ func (b *Builder) compileGroup(ctx context.Context, g *group, p platform.Platfor
 		programs.files[pkg.ImportPath] = file
 	}
 	if !superfluous && attempt != nil {
-		programs.notes.Go(func() { attempt.remember(ctx) })
+		programs.notes = append(programs.notes, func() { attempt.remember(ctx) })
 	}
 	// A mark for trimming the cache: this set of programs was used now.
 	now := time.Now()

@@ -173,6 +173,9 @@ func (a *attempt) remember(ctx context.Context) {
 	if err != nil {
 		return
 	}
+	if !a.relist && !snapshot.SealedAs(earlier) {
+		return // the list may be another one
+	}
 	record := buildRecord{Inputs: snapshot}
 	for _, pkg := range a.g.packages {
 		info, err := os.Lstat(a.g.program(a.dir, pkg, a.p))

@@ -126,6 +126,7 @@ type run struct {
 	// packing bounds how many layers are made at once, and so memory. Each is
 	// compressed on all cores.
 	packing chan struct{}
+	closing sync.WaitGroup // of programs that have been packed
 }
 
 // Run does what the plan says. If any platform of any image fails, all that
@@ -141,6 +142,7 @@ func Run(ctx context.Context, p *plan.Plan, o Options) (*Outcome, error) {
 		return nil, err
 	}
 	defer r.introduce(ctx, sessions)()
+	defer r.closing.Wait()
 	results, uploaded, err := r.build(ctx, sessions)
 	if err != nil {
 		return nil, err
@@ -306,7 +308,7 @@ func (r *run) buildPlatform(ctx context.Context, p platform.Platform, done func(
 		end(progress.Failed, why)
 		return err
 	}
-	defer programs.Close()
+	defer r.closing.Go(programs.Close) // while blobs travel
 	state := progress.Done
 	if programs.Unchanged {
 		state = progress.Cached
