@@ -118,14 +118,6 @@ func tee(_ context.Context, p *command.Proc, opt *command.Parsed) (int, error) {
 	return exit, nil
 }
 
-func leading(s string) string {
-	end := 0
-	for end < len(s) && s[end] >= '0' && s[end] <= '9' {
-		end++
-	}
-	return s[:end]
-}
-
 // trSet expands a set of tr: ranges, classes and escapes.
 func trSet(text string) ([]byte, bool) {
 	classes := map[string]string{
