@@ -90,6 +90,7 @@ func (d *dockerBuildFlags) register(f *pflag.FlagSet) {
 	f.StringVar(&b.docker.sandbox, "sandbox", "auto", "(anyarch) where the Go toolchain runs: auto|require|off")
 	f.StringArrayVar(&b.docker.mirrors, "package-mirror", nil, "(anyarch) ask `URL=URL`'s second address for packages")
 
+	f.StringVar(&b.req.MediaTypes, "media-types", "oci", "(anyarch) oci|docker")
 	f.StringVar(&b.docker.engine, "engine", "auto", "(anyarch) what executes the Dockerfile: native, buildkit, or auto")
 	cacheSizeFlag(f, &b.cacheSize)
 
@@ -157,7 +158,7 @@ this machine's label.`,
 		}
 		own := pflag.NewFlagSet("", pflag.ContinueOnError)
 		own.AddFlagSet(cmd.InheritedFlags())
-		for _, name := range []string{"go-version", "override-goarch", "sandbox", "engine", "cache-size"} {
+		for _, name := range []string{"go-version", "override-goarch", "sandbox", "engine", "media-types", "cache-size"} {
 			own.AddFlag(cmd.Flags().Lookup(name))
 		}
 		return a.fromEnvironment(own)
@@ -204,7 +205,7 @@ func (a *app) dockerBuildCheck(cmd *cobra.Command, d *dockerBuildFlags) error {
 		refused.Add(&refusal.Error{Code: "PA441", Kind: refusal.Usage, Place: "docker build --network " + b.docker.network, Summary: "anyarch in docker's place doesn't have this network", Fix: []string{"--network default", "--network none"}})
 	}
 	b.req.Plain, b.req.Verify, b.latest = true, "all", "always"
-	b.req.Compression, b.req.MediaTypes = "gzip", "oci"
+	b.req.Compression = "gzip"
 	for _, tag := range d.tags {
 		name, err := tagTarget(tag)
 		if err != nil {

@@ -157,14 +157,10 @@ func (a *app) sizeOf(ctx context.Context, images *imagestore.Store, img imagesto
 func (a *app) printRows(rows []imageRow, format string, quiet, digests bool) error {
 	switch {
 	case quiet:
-		var last string
-		for _, r := range rows {
-			if r.ID != last {
-				if err := a.printLine(r.ID); err != nil {
-					return err
-				}
+		for _, r := range rows { // once per name, as docker does
+			if err := a.printLine(r.ID); err != nil {
+				return err
 			}
-			last = r.ID
 		}
 		return nil
 	case format == "json":
