@@ -22,6 +22,7 @@ import (
 // TestAccountTools runs the account tools of a real Debian in its root, and ours on the
 // same files: both must leave the same ones, and end with the same exit code.
 func TestAccountTools(t *testing.T) {
+	peers(t)
 	if os.Geteuid() != 0 {
 		t.Skip("chroot needs root")
 	}

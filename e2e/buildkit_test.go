@@ -114,6 +114,7 @@ ENTRYPOINT ["/bin/tool", "/tmp/x"]
 // TestBuildKit builds by daemons of the test's own: which engine is chosen, where each
 // platform goes, and what comes back.
 func TestBuildKit(t *testing.T) {
+	peers(t)
 	daemon := buildkittest.Start(t)
 	k := newKit(t)
 	k.file(t, "Dockerfile", kitDockerfile)
@@ -249,6 +250,7 @@ ENTRYPOINT ["/bin/tool", "/tmp/x"]
 // TestBuilder starts a daemon of the user's own, which is used without an address, and
 // ends by itself.
 func TestBuilder(t *testing.T) {
+	peers(t)
 	buildkittest.Need(t)
 	k := newKit(t)
 	k.file(t, "Dockerfile", kitDockerfile)
@@ -294,6 +296,7 @@ func TestBuilder(t *testing.T) {
 
 // TestBuildKitNodes spreads two platforms over two daemons, and kills one in the middle.
 func TestBuildKitNodes(t *testing.T) {
+	peers(t)
 	k := newKit(t)
 	k.file(t, "Slow", strings.Replace(kitDockerfile, `"/made"`, `"/made", "3s"`, 1))
 	// until starts a publish and calls do when the program of linux/386 runs.
@@ -355,6 +358,7 @@ func TestBuildKitNodes(t *testing.T) {
 // the images: every file with its attributes, and the config. What may differ is what may
 // differ from BuildKit's own client; see TestOracle.
 func TestEngines(t *testing.T) {
+	peers(t)
 	if testing.Short() {
 		t.Skip("it takes minutes")
 	}
@@ -422,6 +426,7 @@ func main() {
 
 // TestBuildKitPinned builds for a platform that no builder runs: only cross-compiled.
 func TestBuildKitPinned(t *testing.T) {
+	peers(t)
 	shell := busybox()
 	if shell == "" {
 		t.Skip("busybox isn't installed, which is the shell of the builder stage")

@@ -36,9 +36,7 @@ const debianInstall = "apt-get update && DEBIAN_FRONTEND=noninteractive apt-get 
 // It needs root, mmdebstrap and the mirror; for another architecture qemu-user, known
 // to binfmt_misc.
 func TestDebianPackages(t *testing.T) {
-	if testing.Short() {
-		t.Skip("it takes minutes")
-	}
+	peers(t)
 	if os.Getuid() != 0 {
 		t.Skip("an apt-get of its own needs root for chroot")
 	}

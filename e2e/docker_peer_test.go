@@ -92,6 +92,7 @@ var anyDigest = regexp.MustCompile(`sha256:[0-9a-f]{64}`)
 // TestDockerPeer gives docker's own client the same command lines. It needs no engine
 // for docker manifest.
 func TestDockerPeer(t *testing.T) {
+	peers(t)
 	peer, err := exec.LookPath("docker")
 	if err != nil {
 		t.Skip("there is no docker to compare with")

@@ -132,6 +132,7 @@ func readLayer(t *testing.T, file string, to map[string]string) {
 
 // TestHostedStages: what programs of a builder's base make, for two platforms.
 func TestHostedStages(t *testing.T) {
+	peers(t)
 	h := newHosted(t)
 	goFiles := map[string]string{
 		"go.mod":  "module example.com/app\n\ngo 1.21\n",
@@ -237,6 +238,7 @@ COPY --from=build /version.txt /cloned.txt /
 // TestHostedCgo: C compilers that apt-get of ours installs from Debian's mirror, for this
 // machine and across.
 func TestHostedCgo(t *testing.T) {
+	peers(t)
 	if runtime.GOARCH != "amd64" {
 		t.Skip("the cross compiler of the test is amd64's for arm64")
 	}
@@ -291,6 +293,7 @@ func TestHostedCgo(t *testing.T) {
 
 // TestHostedUnprivileged builds as a user without any right.
 func TestHostedUnprivileged(t *testing.T) {
+	peers(t)
 	if os.Geteuid() != 0 {
 		t.Skip("the other tests of hosted stages run without rights here")
 	}

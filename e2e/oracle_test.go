@@ -41,9 +41,7 @@ var updateOracle = flag.Bool("update-oracle", false, "write the golden listings 
 // are on PATH and the user is root, all Dockerfiles are compared with BuildKit too:
 // its differences are in allowed-buildkit.txt.
 func TestOracle(t *testing.T) {
-	if testing.Short() {
-		t.Skip("it takes minutes")
-	}
+	peers(t)
 	files, err := filepath.Glob("testdata/oracle/*.txtar")
 	check(t, err)
 	program := filepath.Join(t.TempDir(), "anyarch")
