@@ -18,8 +18,8 @@ func TestParseEndpoint(t *testing.T) {
 		{text: "/run/buildkit/buildkitd.sock", address: "unix:///run/buildkit/buildkitd.sock"},
 		{text: "unix:///b.sock=linux/arm64,linux/arm/v7", address: "unix:///b.sock", platforms: "linux/arm64, linux/arm/v7"},
 		{text: "tcp://b:1234", address: "tcp://b:1234"},
-		{text: "tcp://b:1234?ca=certs/ca.pem&cert=/c/cert&key=/k=linux/arm64", address: "tcp://b:1234", platforms: "linux/arm64", ca: "/work/certs/ca.pem"},
-		{text: "tcp://b:1234?ca=linux/ca", address: "tcp://b:1234", ca: "/work/linux/ca"},
+		{text: "tcp://b:1234?ca=certs/ca.pem&cert=/c/cert&key=/k=linux/arm64", address: "tcp://b:1234", platforms: "linux/arm64", ca: "/home/me/certs/ca.pem"},
+		{text: "tcp://b:1234?ca=linux/ca", address: "tcp://b:1234", ca: "/home/me/linux/ca"},
 		{text: "ssh://me@b:22/run/user/1/buildkitd.sock=linux/s390x", address: "ssh://me@b:22/run/user/1/buildkitd.sock", platforms: "linux/s390x"},
 		{text: "docker-container://b?context=far", address: "docker-container://b?context=far"},
 		{text: "podman-container://b", address: "podman-container://b"},
@@ -39,7 +39,7 @@ func TestParseEndpoint(t *testing.T) {
 	} {
 		t.Run(c.text, func(t *testing.T) {
 			t.Parallel()
-			e, err := ParseEndpoint(c.text, "--builder", "/work")
+			e, err := ParseEndpoint(c.text, "--builder", "/home/me")
 			if c.wrong != "" {
 				if err == nil || !strings.Contains(err.Error(), c.wrong) {
 					t.Fatalf("error %v, not about %q", err, c.wrong)
