@@ -58,6 +58,7 @@ func TestRebuild(t *testing.T) {
 			}
 			t.Fatalf("%v\n%s", err, stderr.String())
 		}
+		t.Logf("%v of CPU", cmd.ProcessState.UserTime()+cmd.ProcessState.SystemTime())
 		return stdout.String(), stderr.String(), time.Since(begin)
 	}
 	first, _, took := build()
