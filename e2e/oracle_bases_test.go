@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
 	"path"
@@ -97,7 +98,8 @@ func (b *bases) baseOf(r *result) *result {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	var best *result
-	for _, base := range b.results {
+	for _, name := range slices.Sorted(maps.Keys(b.results)) { // alpine before those that have its layers too
+		base := b.results[name]
 		if len(base.layers) <= len(r.layers) && slices.Equal(base.layers, r.layers[:len(base.layers)]) && (best == nil || len(best.layers) < len(base.layers)) {
 			best = base
 		}
