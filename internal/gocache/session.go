@@ -259,14 +259,19 @@ func (s *Session) fetchNow(p *remotePack) error {
 		return err
 	}
 	defer r.Close()
+	// Whoever finds an entry on the disk a moment after it was written finds it noted.
+	for _, e := range p.entries {
+		if _, _, here := s.disk.get(e.action); !here {
+			s.mu.Lock()
+			s.came[e.action] = true
+			s.mu.Unlock()
+		}
+	}
 	err = readPack(s.ctx, r, s.disk, p.entries, func(e entry) {
 		p.mu.Lock()
 		p.here[e.action] = true
 		p.cond.Broadcast()
 		p.mu.Unlock()
-		s.mu.Lock()
-		s.came[e.action] = true
-		s.mu.Unlock()
 	})
 	s.mu.Lock()
 	s.stats.Fetched += p.Size
