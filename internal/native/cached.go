@@ -325,7 +325,7 @@ func (b *Build) restore(ctx context.Context, g *dockerfile.Graph, op *dockerfile
 		if rec.Bound && root.stage != nil && root.stage.neutral {
 			root = b.bind(ctx, root, g.Platform)
 		}
-		s := &state{key: key + "/0", bound: rec.Bound, tree: root.tree.Fork(), stage: root.stage, deferred: root.deferred, sources: rec.Sources}
+		s := &state{key: key + "/0", bound: rec.Bound, tree: root.tree.Fork(), stage: root.stage, deferred: root.deferred, loads: root.loads, sources: rec.Sources}
 		if err := rec.Restore(b.o.Store, s.tree); err != nil {
 			if ctx.Err() != nil {
 				return nil, context.Cause(ctx)

@@ -275,7 +275,7 @@ func (b *Build) file(ctx context.Context, op *dockerfile.Op, inputs []*state) ([
 		}
 		states[i] = &state{tree: t, deferred: &deferrals{}}
 		if at := baseInput(op.File, i, len(inputs)); at >= 0 {
-			states[i].stage, states[i].deferred = inputs[at].stage, inputs[at].deferred
+			states[i].stage, states[i].deferred, states[i].loads = inputs[at].stage, inputs[at].deferred, inputs[at].loads
 		}
 	}
 	return states, nil

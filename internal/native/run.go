@@ -53,6 +53,10 @@ func (b *Build) run(ctx context.Context, g *dockerfile.Graph, op *dockerfile.Op,
 		return nil, errors.New("the instruction has no file system to run in")
 	}
 	in := &invocation{b: b, graph: g, op: op, exec: op.Exec, stage: root.stage, tree: root.tree.Fork(), deferred: root.deferred.clone(), target: g.Platform, platform: g.Platform}
+	if root.loads != nil && in.tree.Lazy() {
+		// With what this very step defers before it reads.
+		in.tree = b.loading(ctx, root.tree, root.stage, in.deferred, *root.loads)
+	}
 	if op.Platform != nil {
 		in.platform = *op.Platform
 	}
@@ -94,7 +98,7 @@ func (b *Build) run(ctx context.Context, g *dockerfile.Graph, op *dockerfile.Op,
 			outputs = append(outputs, nil)
 		}
 		if m.Target == "/" {
-			outputs[m.Output] = &state{tree: in.tree, stage: root.stage, deferred: in.deferred}
+			outputs[m.Output] = &state{tree: in.tree, stage: root.stage, deferred: in.deferred, loads: root.loads}
 		} else if t := states[m.Target]; t != nil {
 			outputs[m.Output] = &state{tree: t, deferred: &deferrals{}}
 		}

@@ -39,6 +39,8 @@ type state struct {
 	// deferred are commands that only matter to who reads the base of a Go
 	// builder: package installations and accounts. They run when somebody does.
 	deferred *deferrals
+	// loads is the platform whose base a lazy tree reads, nil if none is decided on.
+	loads *platform.Platform
 	// sources are indexes of packages that it was made with; see cached.go.
 	sources []opcache.Source
 }
@@ -161,26 +163,32 @@ func (b *Build) bind(ctx context.Context, s *state, p platform.Platform) *state 
 	if !s.tree.Lazy() {
 		return s
 	}
+	bound := *s
+	bound.loads, bound.tree = &p, b.loading(ctx, s.tree, s.stage, s.deferred, p)
+	return &bound
+}
+
+// loading is a lazy tree whose base, if it is read, is that of platform p, with what
+// was deferred until then.
+func (b *Build) loading(ctx context.Context, t *filetree.Tree, st *stage, d *deferrals, p platform.Platform) *filetree.Tree {
 	// Whoever reads it may do so long after the step that made it has ended.
 	ctx = lasting(ctx)
-	bound := *s
-	// Forks of the state read one and the same base.
-	bound.tree = s.tree.WithLoader(sync.OnceValues(func() (*filetree.Tree, error) {
-		img := s.stage.image
-		if s.stage.neutral {
+	// Forks of the tree read one and the same base.
+	return t.WithLoader(sync.OnceValues(func() (*filetree.Tree, error) {
+		img := st.image
+		if st.neutral {
 			var err error
-			if img, err = b.o.Image(ctx, s.stage.ref, p); err != nil {
+			if img, err = b.o.Image(ctx, st.ref, p); err != nil {
 				return nil, err
 			}
 		}
-		tree, err := b.files(ctx, s.stage.ref, img)
+		tree, err := b.files(ctx, st.ref, img)
 		if err != nil {
 			return nil, err
 		}
 		tree = tree.Fork()
-		return tree, s.deferred.replay(ctx, b, s.stage, p, tree)
+		return tree, d.replay(ctx, b, st, p, tree)
 	}))
-	return &bound
 }
 
 type lastingKey struct{}

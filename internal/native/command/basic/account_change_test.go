@@ -115,7 +115,7 @@ func TestPasswords(t *testing.T) {
 	}
 }
 
-// TestCapabilities are attributes that setcap of libcap 2.66 has written.
+// The attributes are those of vfs_cap_data, revision 2 (linux/capability.h).
 func TestCapabilities(t *testing.T) {
 	t.Parallel()
 	const bind = "\x01\x00\x00\x02\x00\x04\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"
