@@ -514,6 +514,7 @@ func overlays(t *testing.T, dir string) bool {
 func (o *oracles) unused(t *testing.T) {
 	names, err := filepath.Glob("testdata/oracle/*.txtar")
 	check(t, err)
+	failed := t.Failed() // then what is used isn't known
 	for _, list := range []struct {
 		rules []*rule
 		ran   []string
@@ -528,7 +529,7 @@ func (o *oracles) unused(t *testing.T) {
 			}
 			if !matched {
 				t.Errorf("%s:%d: no Dockerfile is called %s", r.file, r.line, r.dockerfile)
-			} else if complete && !r.used && !t.Failed() {
+			} else if complete && !r.used && !failed {
 				t.Errorf("%s:%d: nothing differs so any more: %s %s %s (%s)", r.file, r.line, r.dockerfile, r.path, r.attribute, r.reason)
 			}
 		}
