@@ -63,6 +63,16 @@ func newStage(t *testing.T, files map[string]string) *stage {
 		t.Skip("no go command")
 	}
 	s := &stage{t: t, root: filepath.Join(t.TempDir(), "root"), mod: t.TempDir()}
+	t.Cleanup(func() {
+		// Where processes aren't contained, go's telemetry may still write its counters
+		// after go has ended.
+		for range 100 {
+			if os.RemoveAll(s.root) == nil {
+				return
+			}
+			time.Sleep(50 * time.Millisecond)
+		}
+	})
 	for _, dir := range []string{"src", "tmp", "root", "etc", "go", "usr/local"} {
 		if err := os.MkdirAll(filepath.Join(s.root, dir), 0o755); err != nil {
 			t.Fatal(err)
