@@ -104,11 +104,21 @@ func (a *app) saveGoCache(ctx context.Context, b *buildFlags, event progress.Sin
 	if b.docker.file != "" || b.docker.always {
 		b.shared.Collect()
 	}
+	if b.dryRun || b.estimate {
+		return // writes nothing
+	}
 	if err := b.shared.Save(ctx); err != nil && ctx.Err() == nil {
 		event.Warn("", "", fmt.Sprintf("PA661 %s: the build cache can't be written: %v", name, err))
 	}
 	if n := b.shared.Stats(); n != (gocache.Stats{}) {
-		event.Note("", "", progress.Resolve, fmt.Sprintf("build cache %s: %s", name, n))
+		wrote := "nothing new to keep there"
+		switch {
+		case b.shared.ReadOnly():
+			wrote = "nothing is written there (mode=ro)"
+		case n.Pushed > 0:
+			wrote = ui.Bytes(n.Pushed) + " sent there"
+		}
+		event.Note("", "", progress.Resolve, fmt.Sprintf("build cache %s: %s; %s", name, n, wrote))
 	}
 }
 
@@ -117,6 +127,9 @@ func (a *app) pruneGoCache(ctx context.Context, text string, all bool) error {
 	place, err := a.parseGoCache(text)
 	if err != nil {
 		return err
+	}
+	if place.readOnly {
+		return &refusal.Error{Code: "PA502", Kind: refusal.Usage, Place: "--remote " + text, Summary: "what is only read can't be pruned", Fix: []string{"--remote " + place.name}}
 	}
 	if all {
 		place.limit = 0

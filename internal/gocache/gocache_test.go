@@ -13,6 +13,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -237,26 +239,26 @@ func TestBounds(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	packs, err := load(t.Context(), repo, "main")
-	if err != nil || len(packs) > few {
-		t.Errorf("%d packs, %v", len(packs), err)
+	there, err := load(t.Context(), repo, "main")
+	if err != nil || len(there.packs) > few {
+		t.Errorf("%d packs, %v", len(there.packs), err)
 	}
 	total := 0
-	for _, p := range packs {
+	for _, p := range there.packs {
 		total += p.Count
 	}
 	if total != 3*few {
 		t.Errorf("%d entries", total)
 	}
-	list := []*pack{{Size: 10, Used: time.Unix(3, 0)}, {Size: 10, Used: time.Unix(1, 0)}, {Size: 10, Used: time.Unix(2, 0)}}
-	if got := bounded(list, 20); len(got) != 2 || got[0] != list[0] || got[1] != list[2] {
+	list := []*pack{{Size: 1000, Used: time.Unix(3, 0)}, {Size: 1000, Used: time.Unix(1, 0)}, {Size: 1000, Used: time.Unix(2, 0)}}
+	if got := bounded(list, 3000); len(got) != 2 || got[0] != list[0] || got[1] != list[2] {
 		t.Errorf("%v", got)
 	}
 	if freed, left, err := Prune(t.Context(), repo, "main", 0); err != nil || freed == 0 || left != 0 {
 		t.Errorf("%d freed, %d left, %v", freed, left, err)
 	}
-	if packs, err := load(t.Context(), repo, "main"); err != nil || len(packs) != 0 {
-		t.Errorf("%d packs are left, %v", len(packs), err)
+	if there, err := load(t.Context(), repo, "main"); err != nil || len(there.packs) != 0 {
+		t.Errorf("%d packs are left, %v", len(there.packs), err)
 	}
 }
 
@@ -359,6 +361,67 @@ func TestUnreachable(t *testing.T) {
 	}
 	if warnings != 1 {
 		t.Errorf("%d warnings", warnings)
+	}
+}
+
+// Another program, and another platform, take over everything that they have in common
+// with what was built before, on whichever machine.
+func TestShareable(t *testing.T) {
+	t.Parallel()
+	repo := registryFor(t)
+	dir := t.TempDir()
+	for name, text := range map[string]string{
+		"go.mod":           "module example.com/p\ngo 1.24\n",
+		"shared/shared.go": "package shared\n\nfunc Text() string { return \"shared\" }\n",
+		"cmd/a/main.go":    "package main\n\nimport \"example.com/p/shared\"\n\nfunc main() { println(1, shared.Text()) }\n",
+		"cmd/b/main.go":    "package main\n\nimport \"example.com/p/shared\"\n\nfunc main() { println(2, shared.Text()) }\n",
+	} {
+		if err := os.MkdirAll(filepath.Join(dir, filepath.Dir(name)), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	out, err := exec.Command("go", "env", "GOCACHE").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	own := strings.TrimSpace(string(out)) // where the standard library probably is
+	compiled := regexp.MustCompile(`/compile .* -p (\S+) `)
+	build := func(cache, arch string, programs ...string) (packages []string) {
+		t.Helper()
+		s := session(t, Options{Repository: repo, Dir: cache})
+		prog, err := s.Serve()
+		if err != nil {
+			t.Fatal(err)
+		}
+		cmd := exec.Command("go", append([]string{"build", "-x", "-trimpath", "-o", t.TempDir()}, programs...)...)
+		cmd.Dir, cmd.Env = dir, append(os.Environ(), "GOCACHEPROG="+prog, "GOCACHE="+cache, "CGO_ENABLED=0", "GOFLAGS=", "GOWORK=off", "GOOS=linux", "GOARCH="+arch)
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		if err := s.Save(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range compiled.FindAllSubmatch(out, -1) {
+			packages = append(packages, string(m[1]))
+		}
+		return packages
+	}
+	build(own, "amd64", "./cmd/a")
+	if list := build(t.TempDir(), "amd64", "./cmd/b"); !slices.Equal(list, []string{"main"}) {
+		t.Errorf("the second program compiles %v", list)
+	}
+	build(own, "arm64", "./cmd/a")
+	if list := build(t.TempDir(), "arm64", "./cmd/a", "./cmd/b"); !slices.Equal(list, []string{"main"}) {
+		t.Errorf("the second platform compiles %v", list)
+	}
+	for _, arch := range []string{"amd64", "arm64"} {
+		if list := build(t.TempDir(), arch, "./cmd/a", "./cmd/b"); len(list) > 0 {
+			t.Errorf("%s: %v is compiled although it was", arch, list)
+		}
 	}
 }
 

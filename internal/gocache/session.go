@@ -1,35 +1,28 @@
 package gocache
 
 import (
-	"bytes"
-	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
-	"runtime"
 	"slices"
 	"sync"
 	"time"
 
-	"github.com/opencontainers/go-digest"
-	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-	"golang.org/x/sync/errgroup"
 
+	"github.com/anyarch/anyarch/internal/publish"
+	"github.com/anyarch/anyarch/internal/refusal"
 	"github.com/anyarch/anyarch/internal/store"
 )
 
-// Repository is the part of a registry that a cache needs.
+// Repository is where a cache is.
 type Repository interface {
-	// Manifest reads what a tag names; an absent one wraps store.ErrNotFound.
-	Manifest(ctx context.Context, tag string) (ocispec.Descriptor, []byte, error)
-	// Fetch opens a blob; its reader fails if the bytes aren't those of the digest.
-	Fetch(ctx context.Context, d ocispec.Descriptor) (io.ReadCloser, error)
-	PushBlob(ctx context.Context, d ocispec.Descriptor, open func() (io.ReadCloser, error), progress func(sent int64)) error
-	PushManifest(ctx context.Context, tag string, d ocispec.Descriptor, data []byte) error
+	publish.Repository
+	// Manifest reads what a tag or digest names; an absent one wraps store.ErrNotFound.
+	Manifest(ctx context.Context, tagOrDigest string) (ocispec.Descriptor, []byte, error)
 }
 
 // Options say where a cache is.
@@ -37,9 +30,11 @@ type Options struct {
 	Repository Repository
 	Tag        string
 	ReadOnly   bool
-	Limit      int64  // of all packs in the registry, in bytes; 0 is no bound
-	Dir        string // the go command's own build cache, GOCACHE
-	Scratch    string // for packs on their way
+	// Limit bounds all packs in the registry, and what a run takes from there, in
+	// bytes; 0 is no bound.
+	Limit   int64
+	Dir     string // the go command's own build cache, GOCACHE
+	Scratch string // for packs on their way
 	// Warn is told what doesn't work: a build goes on without what it can't have.
 	Warn func(text string)
 }
@@ -60,6 +55,7 @@ type Session struct {
 
 	fetching chan struct{} // how many packs are fetched at once
 	wg       sync.WaitGroup
+	stall    time.Duration // silence of the registry after which it isn't asked again
 
 	mu     sync.Mutex
 	used   []entry // in the order in which they were first asked for or made
@@ -67,6 +63,8 @@ type Session struct {
 	came   map[ID]bool // from the registry
 	stats  Stats
 	warned bool
+	taken  int64 // bytes of packs that were asked for
+	over   bool  // nothing more is taken from the registry
 }
 
 // Stats are what a session did.
@@ -89,16 +87,20 @@ type remotePack struct {
 	cond *sync.Cond
 	here map[ID]bool
 	over bool // fetched, or failed
-	used bool
+	bad  bool // it can't be had, or isn't what the index says
 }
 
-// loadTimeout is how long a build waits for a cache that doesn't answer.
-const loadTimeout = 20 * time.Second
+// loadTimeout is how long a build waits for a cache that doesn't answer, and
+// stallTimeout for the next bytes of one that does.
+const (
+	loadTimeout  = 20 * time.Second
+	stallTimeout = 20 * time.Second
+)
 
 // New makes a session, which has to be closed. Nothing is asked of the registry before
 // a go command asks.
 func New(ctx context.Context, o Options) *Session {
-	s := &Session{o: o, disk: disk{o.Dir}, start: time.Now(), loaded: make(chan struct{}), at: map[ID]location{}, seen: map[ID]bool{}, came: map[ID]bool{}, fetching: make(chan struct{}, 3)}
+	s := &Session{o: o, disk: disk{o.Dir}, start: time.Now(), loaded: make(chan struct{}), at: map[ID]location{}, seen: map[ID]bool{}, came: map[ID]bool{}, fetching: make(chan struct{}, 3), stall: stallTimeout}
 	s.ctx, s.cancel = context.WithCancel(ctx)
 	return s
 }
@@ -113,14 +115,14 @@ func (s *Session) load() {
 	defer close(s.loaded)
 	ctx, cancel := context.WithTimeout(s.ctx, loadTimeout)
 	defer cancel()
-	packs, err := load(ctx, o.Repository, o.Tag)
+	there, err := load(ctx, o.Repository, o.Tag)
 	if err != nil {
 		if s.ctx.Err() == nil {
 			s.warn(fmt.Sprintf("the build cache can't be read, so nothing is taken from it: %v", err))
 		}
 		return
 	}
-	for _, p := range packs {
+	for _, p := range there.packs {
 		r := &remotePack{pack: p, here: map[ID]bool{}}
 		r.cond = sync.NewCond(&r.mu)
 		if len(s.packs) > 0 {
@@ -131,43 +133,6 @@ func (s *Session) load() {
 			s.at[e.action] = location{r, e}
 		}
 	}
-}
-
-// load reads the manifest and the index. There is nothing if there is no such tag.
-func load(ctx context.Context, repo Repository, tag string) ([]*pack, error) {
-	_, data, err := repo.Manifest(ctx, tag)
-	if errors.Is(err, store.ErrNotFound) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	var m ocispec.Manifest
-	if err := json.Unmarshal(data, &m); err != nil || m.ArtifactType != artifactType || len(m.Layers) == 0 || m.Layers[0].MediaType != indexType {
-		return nil, errors.New("what is there is no build cache")
-	}
-	if m.Layers[0].Size > maxIndex {
-		return nil, fmt.Errorf("its index has %d bytes", m.Layers[0].Size)
-	}
-	r, err := repo.Fetch(ctx, m.Layers[0])
-	if err != nil {
-		return nil, err
-	}
-	defer r.Close()
-	index, err := io.ReadAll(io.LimitReader(r, maxIndex))
-	if err != nil {
-		return nil, err
-	}
-	packs, err := decodeIndex(index)
-	if err != nil {
-		return nil, err
-	}
-	for _, p := range packs {
-		if !slices.ContainsFunc(m.Layers[1:], func(d ocispec.Descriptor) bool { return d.Digest == p.Digest && d.Size == p.Size }) {
-			return nil, errors.New("its index names a pack that its manifest hasn't")
-		}
-	}
-	return packs, nil
 }
 
 func (s *Session) warn(text string) {
@@ -229,7 +194,6 @@ func (s *Session) want(at location) bool {
 	}
 	at.pack.mu.Lock()
 	defer at.pack.mu.Unlock()
-	at.pack.used = true
 	for !at.pack.here[at.entry.action] && !at.pack.over {
 		at.pack.cond.Wait()
 	}
@@ -253,8 +217,71 @@ func (s *Session) fetch(p *remotePack) {
 	})
 }
 
+// fetchNow puts the entries of a pack on the disk. One that isn't what the index says
+// is marked; a registry that is away, and a disk that is full, aren't tried again.
 func (s *Session) fetchNow(p *remotePack) error {
-	r, err := s.o.Repository.Fetch(s.ctx, p.descriptor())
+	s.mu.Lock()
+	stop, much := s.over, s.o.Limit > 0 && s.taken+p.Size > s.o.Limit
+	s.over = stop || much
+	s.taken += p.Size
+	s.mu.Unlock()
+	switch {
+	case stop:
+		return nil
+	case much:
+		return fmt.Errorf("there is more than max-size, %d bytes", s.o.Limit)
+	}
+	ctx, cancel := context.WithCancelCause(s.ctx)
+	defer cancel(nil)
+	err := s.unpack(ctx, p, cancel)
+	if err == nil {
+		return nil
+	}
+	if cause := context.Cause(ctx); cause != nil {
+		err = cause
+	}
+	if blames(err) {
+		p.mu.Lock()
+		p.bad = s.ctx.Err() == nil
+		p.mu.Unlock()
+		return err
+	}
+	s.mu.Lock()
+	s.over = true
+	s.mu.Unlock()
+	return err
+}
+
+// blames reports whether an error says that what is in the registry is wrong, rather
+// than that the registry is away or that there is no room on the disk.
+func blames(err error) bool {
+	var refused *refusal.Error
+	var file *fs.PathError
+	var names *os.LinkError
+	switch {
+	case errors.Is(err, errStalled), errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled), errors.As(err, &file), errors.As(err, &names):
+		return false
+	case errors.Is(err, store.ErrNotFound):
+		return true
+	}
+	return !errors.As(err, &refused) || refused.Kind != refusal.Unavailable && refused.Kind != refusal.Auth
+}
+
+var errStalled = errors.New("the registry has stopped in the middle of an answer")
+
+// wait waits until a pack that is fetched is here, or can't be.
+func (p *remotePack) wait() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for !p.over {
+		p.cond.Wait()
+	}
+}
+
+func (s *Session) unpack(ctx context.Context, p *remotePack, cancel context.CancelCauseFunc) error {
+	timer := time.AfterFunc(s.stall, func() { cancel(errStalled) })
+	defer timer.Stop()
+	r, err := s.o.Repository.Fetch(ctx, p.descriptor())
 	if err != nil {
 		return err
 	}
@@ -267,16 +294,31 @@ func (s *Session) fetchNow(p *remotePack) error {
 			s.mu.Unlock()
 		}
 	}
-	err = readPack(s.ctx, r, s.disk, p.entries, func(e entry) {
+	n, err := readPack(ctx, watched{r, timer, s.stall}, s.disk, p.entries, func(e entry) {
 		p.mu.Lock()
 		p.here[e.action] = true
 		p.cond.Broadcast()
 		p.mu.Unlock()
 	})
 	s.mu.Lock()
-	s.stats.Fetched += p.Size
+	s.stats.Fetched += n
 	s.mu.Unlock()
 	return err
+}
+
+// watched puts off a timer for as long as bytes come.
+type watched struct {
+	io.Reader
+	timer *time.Timer
+	stall time.Duration
+}
+
+func (w watched) Read(p []byte) (int, error) {
+	n, err := w.Reader.Read(p)
+	if n > 0 {
+		w.timer.Reset(w.stall)
+	}
+	return n, err
 }
 
 // put keeps what the go command has made.
@@ -314,12 +356,7 @@ func (s *Session) fill(ctx context.Context) {
 			p.over = true
 			p.mu.Unlock()
 		})
-		p.mu.Lock()
-		p.used = true
-		for !p.over {
-			p.cond.Wait()
-		}
-		p.mu.Unlock()
+		p.wait()
 	}
 }
 
@@ -331,198 +368,8 @@ func (s *Session) Collect() {
 	}
 }
 
-// few is how many small packs may be there before they are put together.
-const few = 8
-
-// Save writes to the registry what this run has used and it hasn't, and keeps it within
-// its bound: packs that no run has used for longest go. Nothing is written if nothing
-// is new, or if the cache is read-only.
-func (s *Session) Save(ctx context.Context) error {
-	if s.o.ReadOnly {
-		return nil
-	}
-	s.mu.Lock()
-	used := slices.Clone(s.used)
-	s.mu.Unlock()
-	if len(used) == 0 {
-		return nil
-	}
-	s.begin()
-	select {
-	case <-s.loaded:
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
-	// Somebody else may have written meanwhile: what is there now is kept.
-	packs, err := load(ctx, s.o.Repository, s.o.Tag)
-	if err != nil {
-		return err
-	}
-	now := time.Now().UTC().Truncate(time.Second)
-	for _, p := range packs {
-		if slices.ContainsFunc(s.packs, func(r *remotePack) bool {
-			r.mu.Lock()
-			defer r.mu.Unlock()
-			return r.Digest == p.Digest && r.used
-		}) {
-			p.Used = now
-		}
-	}
-	there := map[ID]bool{}
-	var small []*pack
-	for _, p := range packs {
-		for _, e := range p.entries {
-			there[e.action] = true
-		}
-		if p.Size < packSize/16 {
-			small = append(small, p)
-		}
-	}
-	fresh := slices.DeleteFunc(used, func(e entry) bool { return there[e.action] })
-	if len(fresh) == 0 {
-		return nil
-	}
-	if len(small) >= few {
-		for _, p := range small {
-			for _, e := range p.entries {
-				if got, _, ok := s.disk.get(e.action); ok && got == e {
-					fresh = append(fresh, e)
-				}
-			}
-		}
-		packs = slices.DeleteFunc(packs, func(p *pack) bool { return slices.Contains(small, p) })
-	}
-	made, err := s.push(ctx, fresh)
-	if err != nil {
-		return err
-	}
-	for _, p := range made {
-		p.Used = now
-	}
-	return write(ctx, s.o.Repository, s.o.Tag, bounded(append(packs, made...), s.o.Limit))
-}
-
-// bounded leaves out what was unused for longest, until the rest fits.
-func bounded(packs []*pack, limit int64) []*pack {
-	packs = slices.Clone(packs)
-	var total int64
-	for _, p := range packs {
-		total += p.Size
-	}
-	byUse := slices.Clone(packs)
-	slices.SortStableFunc(byUse, func(x, y *pack) int { return cmp.Compare(x.Used.Unix(), y.Used.Unix()) })
-	for _, p := range byUse {
-		if limit <= 0 || total <= limit {
-			break
-		}
-		total -= p.Size
-		packs = slices.DeleteFunc(packs, func(q *pack) bool { return q == p })
-	}
-	return packs
-}
-
-// push packs entries and uploads the packs.
-func (s *Session) push(ctx context.Context, entries []entry) ([]*pack, error) {
-	var groups [][]entry
-	var size int64 = packSize
-	for _, e := range entries {
-		if size >= packSize {
-			groups, size = append(groups, nil), 0
-		}
-		last := len(groups) - 1
-		groups[last] = append(groups[last], e)
-		size += e.size
-	}
-	made := make([]*pack, len(groups))
-	g, gctx := errgroup.WithContext(ctx)
-	g.SetLimit(runtime.GOMAXPROCS(0))
-	for i, group := range groups {
-		g.Go(func() error {
-			file, err := os.CreateTemp(s.o.Scratch, "anyarch-pack-")
-			if err != nil {
-				return err
-			}
-			defer os.Remove(file.Name())
-			p, err := writePack(gctx, s.disk, group, file)
-			if cerr := file.Close(); err == nil {
-				err = cerr
-			}
-			if err != nil || p.Count == 0 {
-				return err
-			}
-			err = s.o.Repository.PushBlob(gctx, p.descriptor(), func() (io.ReadCloser, error) { return os.Open(file.Name()) }, nil)
-			if err != nil {
-				return err
-			}
-			s.mu.Lock()
-			s.stats.Pushed += p.Size
-			s.mu.Unlock()
-			made[i] = p
-			return nil
-		})
-	}
-	err := g.Wait()
-	return slices.DeleteFunc(made, func(p *pack) bool { return p == nil }), err
-}
-
-// write uploads the index and moves the tag.
-func write(ctx context.Context, repo Repository, tag string, packs []*pack) error {
-	index, err := encodeIndex(packs)
-	if err != nil {
-		return err
-	}
-	empty := ocispec.DescriptorEmptyJSON
-	m := ocispec.Manifest{
-		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest, ArtifactType: artifactType,
-		Config: ocispec.Descriptor{MediaType: empty.MediaType, Digest: empty.Digest, Size: empty.Size},
-		Layers: []ocispec.Descriptor{{MediaType: indexType, Digest: digest.FromBytes(index), Size: int64(len(index))}},
-	}
-	for _, p := range packs {
-		m.Layers = append(m.Layers, p.descriptor())
-	}
-	for _, blob := range []struct {
-		d    ocispec.Descriptor
-		data []byte
-	}{{m.Config, empty.Data}, {m.Layers[0], index}} {
-		open := func() (io.ReadCloser, error) { return readCloser{bytes.NewReader(blob.data)}, nil }
-		if err := repo.PushBlob(ctx, blob.d, open, nil); err != nil {
-			return err
-		}
-	}
-	data, err := json.Marshal(m)
-	if err != nil {
-		return err
-	}
-	return repo.PushManifest(ctx, tag, ocispec.Descriptor{MediaType: m.MediaType, Digest: digest.FromBytes(data), Size: int64(len(data))}, data)
-}
-
-type readCloser struct{ *bytes.Reader }
-
-func (readCloser) Close() error { return nil }
-
-// Prune keeps a cache within a bound; 0 empties it. It gives how many bytes of packs
-// the tag names less, and how many are left. The registry removes them when it collects
-// garbage.
-func Prune(ctx context.Context, repo Repository, tag string, limit int64) (freed, left int64, err error) {
-	packs, err := load(ctx, repo, tag)
-	if err != nil || len(packs) == 0 {
-		return 0, 0, err
-	}
-	for _, p := range packs {
-		freed += p.Size
-	}
-	var kept []*pack
-	if limit > 0 {
-		kept = bounded(packs, limit)
-	}
-	for _, p := range kept {
-		left += p.Size
-	}
-	if freed -= left; freed == 0 {
-		return 0, left, nil
-	}
-	return freed, left, write(ctx, repo, tag, kept)
-}
+// ReadOnly reports whether Save does nothing.
+func (s *Session) ReadOnly() bool { return s.o.ReadOnly }
 
 // Stats gives what the session did up to now.
 func (s *Session) Stats() Stats {
