@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"os"
@@ -15,6 +16,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -52,21 +54,45 @@ func newKit(t *testing.T) *kit {
 	if runtime.GOARCH != "amd64" {
 		t.Skip("it takes a machine that runs two platforms: amd64 and 386")
 	}
-	k := &kit{program: filepath.Join(t.TempDir(), "anyarch"), dir: t.TempDir()}
+	built, err := kitPrograms()
+	check(t, err)
+	k := &kit{program: filepath.Join(built, "anyarch"), dir: t.TempDir()}
 	k.registry, k.root = start(t)
-	if out, err := exec.Command("go", "build", "-o", k.program, "../cmd/anyarch").CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
-	source := filepath.Join(t.TempDir(), "tool.go")
-	check(t, os.WriteFile(source, []byte(kitTool), 0o644))
-	for _, arch := range []string{"amd64", "386"} {
-		cmd := exec.Command("go", "build", "-ldflags=-s -w", "-o", filepath.Join(k.dir, "tool-"+arch), source)
-		cmd.Env = append(os.Environ(), "GOOS=linux", "GOARCH="+arch, "CGO_ENABLED=0", "GOFLAGS=")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			t.Fatalf("%v\n%s", err, out)
-		}
+	for _, name := range []string{"tool-amd64", "tool-386"} {
+		check(t, os.Link(filepath.Join(built, name), filepath.Join(k.dir, name)))
 	}
 	return k
+}
+
+// kitPrograms builds anyarch and the tool for both platforms, once for all tests.
+var kitPrograms = sync.OnceValues(func() (dir string, err error) {
+	if dir, err = os.MkdirTemp("", "anyarch-kit-"); err != nil {
+		return "", err
+	}
+	atExit = append(atExit, func() { _ = os.RemoveAll(dir) })
+	source := filepath.Join(dir, "tool.go")
+	if err := os.WriteFile(source, []byte(kitTool), 0o644); err != nil {
+		return "", err
+	}
+	if out, err := exec.Command("go", "build", "-o", filepath.Join(dir, "anyarch"), "../cmd/anyarch").CombinedOutput(); err != nil {
+		return "", fmt.Errorf("%w\n%s", err, out)
+	}
+	for _, arch := range []string{"amd64", "386"} {
+		if err := goTool(filepath.Join(dir, "tool-"+arch), source, arch); err != nil {
+			return "", err
+		}
+	}
+	return dir, nil
+})
+
+// goTool builds a static program of one file.
+func goTool(program, source, arch string) error {
+	cmd := exec.Command("go", "build", "-ldflags=-s -w", "-o", program, source)
+	cmd.Env = append(os.Environ(), "GOOS=linux", "GOARCH="+arch, "CGO_ENABLED=0", "GOFLAGS=")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("%w\n%s", err, out)
+	}
+	return nil
 }
 
 // file writes a Dockerfile.
@@ -78,7 +104,7 @@ func (k *kit) file(t *testing.T, name, text string) {
 func (k *kit) command(args ...string) *exec.Cmd {
 	cmd := exec.Command(k.program, args...)
 	cmd.Dir = k.dir
-	cmd.Env = append(os.Environ(), "BUILDKIT_HOST=", "DOCKER_CONFIG="+filepath.Join(k.dir, "none"))
+	cmd.Env = append(os.Environ(), "BUILDKIT_HOST=", "DOCKER_CONFIG="+filepath.Join(k.dir, "docker"))
 	return cmd
 }
 
@@ -436,11 +462,7 @@ func TestBuildKitPinned(t *testing.T) {
 	for _, c := range []struct{ name, arch, source string }{{"tool-riscv64", "riscv64", kitTool}, {"go", "amd64", kitGo}} {
 		source := filepath.Join(t.TempDir(), "main.go")
 		check(t, os.WriteFile(source, []byte(c.source), 0o644))
-		cmd := exec.Command("go", "build", "-ldflags=-s -w", "-o", filepath.Join(k.dir, c.name), source)
-		cmd.Env = append(os.Environ(), "GOOS=linux", "GOARCH="+c.arch, "CGO_ENABLED=0", "GOFLAGS=")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			t.Fatalf("%v\n%s", err, out)
-		}
+		check(t, goTool(filepath.Join(k.dir, c.name), source, c.arch))
 	}
 	data, err := os.ReadFile(shell)
 	check(t, err)

@@ -5,6 +5,17 @@ import (
 	"testing"
 )
 
+// atExit is what tests that share something leave to be done after all of them.
+var atExit []func()
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	for _, f := range atExit {
+		f()
+	}
+	os.Exit(code)
+}
+
 // peers skips a test that holds what is built against the real tools of this machine,
 // unless ANYARCH_PEERS is set: together they take a quarter of an hour, and what isn't
 // installed is skipped.

@@ -116,16 +116,23 @@ func buildxDir(getenv func(string) string) string {
 	if dir := getenv("BUILDX_CONFIG"); dir != "" {
 		return dir
 	}
-	docker := getenv("DOCKER_CONFIG")
-	if docker == "" {
-		home := getenv("HOME")
-		if home == "" {
-			home = getenv("USERPROFILE")
-		}
-		if home == "" {
-			return ""
-		}
-		docker = filepath.Join(home, ".docker")
+	if docker := dockerDir(getenv); docker != "" {
+		return filepath.Join(docker, "buildx")
 	}
-	return filepath.Join(docker, "buildx")
+	return ""
+}
+
+// dockerDir is where docker keeps what its user has configured; empty if there is no home.
+func dockerDir(getenv func(string) string) string {
+	if docker := getenv("DOCKER_CONFIG"); docker != "" {
+		return docker
+	}
+	home := getenv("HOME")
+	if home == "" {
+		home = getenv("USERPROFILE")
+	}
+	if home == "" {
+		return ""
+	}
+	return filepath.Join(home, ".docker")
 }

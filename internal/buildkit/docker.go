@@ -5,13 +5,18 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"errors"
+	"encoding/json"
 	"fmt"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/anyarch/anyarch/internal/refusal"
 )
 
 // engine reports an address of the BuildKit inside a Docker engine.
@@ -24,13 +29,31 @@ type dockerHost struct {
 	tls              *tls.Config
 }
 
-// dockerEngine reads docker://[ADDRESS]: nothing for the engine of this machine, else
-// /PATH of its socket or HOST:PORT, with the files ca.pem, cert.pem and key.pem of
-// DOCKER_CERT_PATH where DOCKER_TLS_VERIFY is set, as the docker command has it.
-func dockerEngine(address string) (*dockerHost, error) {
-	where := strings.TrimPrefix(address, "docker://")
+// dockerEngine reads docker://[ADDRESS][?context=NAME]: /PATH of the engine's socket or
+// HOST:PORT; nothing is the engine that the docker command would speak to, by DOCKER_HOST,
+// DOCKER_CONTEXT and the context in use, in this order. TLS has the files ca.pem, cert.pem
+// and key.pem: those of the context, or of DOCKER_CERT_PATH where DOCKER_TLS_VERIFY is set.
+func dockerEngine(address string, getenv func(string) string) (*dockerHost, error) {
+	where, query, _ := strings.Cut(strings.TrimPrefix(address, "docker://"), "?")
+	values, err := url.ParseQuery(query)
+	if err != nil {
+		return nil, err
+	}
+	certificates := ""
+	if getenv("DOCKER_TLS_VERIFY") != "" {
+		certificates = getenv("DOCKER_CERT_PATH")
+		if certificates == "" {
+			certificates = dockerDir(getenv)
+		}
+	}
+	name := values.Get("context")
+	if where == "" && name == "" {
+		where = getenv("DOCKER_HOST")
+	}
 	if where == "" {
-		where = os.Getenv("DOCKER_HOST")
+		if where, certificates, err = dockerContext(name, certificates, getenv); err != nil {
+			return nil, err
+		}
 	}
 	switch {
 	case where == "":
@@ -46,24 +69,20 @@ func dockerEngine(address string) (*dockerHost, error) {
 		return &dockerHost{network: "unix", address: where}, nil
 	}
 	d := &dockerHost{network: "tcp", address: where}
-	if os.Getenv("DOCKER_TLS_VERIFY") == "" {
+	if certificates == "" {
 		return d, nil
 	}
-	dir := os.Getenv("DOCKER_CERT_PATH")
-	if dir == "" {
-		return nil, errors.New("DOCKER_TLS_VERIFY is set, DOCKER_CERT_PATH isn't")
-	}
-	ca, err := os.ReadFile(filepath.Join(dir, "ca.pem"))
+	ca, err := os.ReadFile(filepath.Join(certificates, "ca.pem"))
 	if err != nil {
 		return nil, err
 	}
-	pair, err := tls.LoadX509KeyPair(filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem"))
+	pair, err := tls.LoadX509KeyPair(filepath.Join(certificates, "cert.pem"), filepath.Join(certificates, "key.pem"))
 	if err != nil {
 		return nil, err
 	}
 	pool := x509.NewCertPool()
 	if !pool.AppendCertsFromPEM(ca) {
-		return nil, fmt.Errorf("%s has no certificate", filepath.Join(dir, "ca.pem"))
+		return nil, fmt.Errorf("%s has no certificate", filepath.Join(certificates, "ca.pem"))
 	}
 	host, _, err := net.SplitHostPort(where)
 	if err != nil {
@@ -71,6 +90,44 @@ func dockerEngine(address string) (*dockerHost, error) {
 	}
 	d.tls = &tls.Config{RootCAs: pool, Certificates: []tls.Certificate{pair}, ServerName: host}
 	return d, nil
+}
+
+// dockerContext gives the engine's address of one of docker's contexts, and where its
+// certificates are; empty for the default one. Without a name it is the one in use
+// (docker/cli, cli/context/store).
+func dockerContext(name, certificates string, getenv func(string) string) (where, tls string, err error) {
+	dir := dockerDir(getenv)
+	if name == "" {
+		name = getenv("DOCKER_CONTEXT")
+	}
+	if name == "" {
+		var config struct{ CurrentContext string }
+		if data, err := os.ReadFile(filepath.Join(dir, "config.json")); err == nil {
+			if err := json.Unmarshal(data, &config); err != nil {
+				return "", "", fmt.Errorf("%s: %w", filepath.Join(dir, "config.json"), err)
+			}
+		}
+		name = config.CurrentContext
+	}
+	if name == "" || name == "default" {
+		return "", certificates, nil
+	}
+	id := digest.FromString(name).Encoded()
+	var meta struct {
+		Endpoints map[string]struct{ Host string }
+	}
+	data, err := os.ReadFile(filepath.Join(dir, "contexts", "meta", id, "meta.json"))
+	if err == nil {
+		err = json.Unmarshal(data, &meta)
+	}
+	if err != nil {
+		return "", "", &refusal.Error{Code: "PA141", Kind: refusal.Usage, Place: "docker context " + name, Summary: "docker has no such context", Seen: []string{err.Error()}, Fix: []string{"docker context ls"}, Err: err}
+	}
+	certificates = filepath.Join(dir, "contexts", "tls", id, "docker")
+	if _, err := os.Stat(filepath.Join(certificates, "ca.pem")); err != nil {
+		certificates = ""
+	}
+	return meta.Endpoints["docker"].Host, certificates, nil
 }
 
 // control dials BuildKit's API.

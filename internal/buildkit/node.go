@@ -3,8 +3,8 @@ package buildkit
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
+	"os"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -73,6 +73,9 @@ func Connect(ctx context.Context, e Endpoint) (*Node, error) {
 }
 
 func dial(ctx context.Context, e Endpoint) (*client.Client, error) {
+	if err := e.check(); err != nil {
+		return nil, err
+	}
 	var opts []client.ClientOpt
 	if e.TLS.CA != "" {
 		opts = append(opts, client.WithServerConfig(e.TLS.ServerName, e.TLS.CA))
@@ -83,11 +86,18 @@ func dial(ctx context.Context, e Endpoint) (*client.Client, error) {
 		opts = append(opts, client.WithCredentials(e.TLS.Cert, e.TLS.Key))
 	}
 	if e.engine() {
-		engine, err := dockerEngine(e.Address)
+		engine, err := dockerEngine(e.Address, os.Getenv)
 		if err != nil {
 			return nil, err
 		}
 		return client.New(ctx, "", client.WithContextDialer(engine.control), client.WithSessionDialer(engine.session))
+	}
+	if e.Program() != "" {
+		dialer, err := throughProgram(e.Address)
+		if err != nil {
+			return nil, err
+		}
+		opts = append(opts, client.WithContextDialer(dialer))
 	}
 	return client.New(ctx, e.Address, opts...)
 }
@@ -144,18 +154,6 @@ func (n *Node) alive(ctx context.Context) error {
 
 // Close ends the connection.
 func (n *Node) Close() error { return n.client.Close() }
-
-func unreachable(e Endpoint, err error) error {
-	r := &refusal.Error{Code: "PA141", Kind: refusal.Unavailable, Place: e.Address, Summary: "no BuildKit answers here", Seen: []string{plain(err)}, Err: err}
-	if e.Origin != "" {
-		r.Summary += " (" + e.Origin + ")"
-	}
-	if program := e.Program(); program != "" {
-		r.Seen = append(r.Seen, fmt.Sprintf("the connection runs through the program %s of this machine", program))
-	}
-	r.Fix = []string{"buildctl --addr '" + e.Address + "' debug workers", "anyarch builder start"}
-	return r
-}
 
 // Busy reports whether the daemon builds something now, for whomever.
 func (n *Node) Busy(ctx context.Context) (bool, error) {

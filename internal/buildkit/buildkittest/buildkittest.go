@@ -1,5 +1,3 @@
-//go:build linux
-
 // Package buildkittest starts BuildKit daemons for tests.
 package buildkittest
 
@@ -17,7 +15,8 @@ import (
 
 // Daemon is a buildkitd of a test's own.
 type Daemon struct {
-	Address string
+	Address string // of its socket
+	TCP     string // tcp://…, where it was asked for
 	cmd     *exec.Cmd
 	ended   chan struct{}
 }
@@ -41,10 +40,29 @@ func Need(t testing.TB) (program, runtime string) {
 	return program, runtime
 }
 
+// Options say what a daemon of a test is; the zero value is one on a socket.
+type Options struct {
+	// Registries are addresses that it uses without TLS; the first one stands for
+	// docker.io too.
+	Registries []string
+	// TCP is an address to answer at beside the socket, such as 127.0.0.1:1234, with
+	// TLS if there are files for it: its own certificate, and the CA of its clients'.
+	TCP           string
+	Cert, Key, CA string
+	// Strict grants no entitlement.
+	Strict bool
+}
+
 // Start starts a daemon that may use the registries at the given addresses without TLS;
 // the first one stands for docker.io too. The test is skipped where there can't be one;
 // see [Need].
 func Start(t testing.TB, registries ...string) *Daemon {
+	t.Helper()
+	return StartWith(t, Options{Registries: registries})
+}
+
+// StartWith starts a daemon, as [Start] does.
+func StartWith(t testing.TB, o Options) *Daemon {
 	t.Helper()
 	program, runtime := Need(t)
 	// The path of a socket has room for 107 bytes; names of tests are longer.
@@ -54,16 +72,9 @@ func Start(t testing.TB, registries ...string) *Daemon {
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	socket := filepath.Join(dir, "sock")
-	var conf strings.Builder
-	fmt.Fprintf(&conf, "root = %q\ninsecure-entitlements = [\"network.host\", \"security.insecure\"]\n[grpc]\n  address = [%q]\n[worker.oci]\n  snapshotter = \"native\"\n  networkMode = \"host\"\n  binary = %q\n[worker.containerd]\n  enabled = false\n", filepath.Join(dir, "root"), "unix://"+socket, runtime)
-	if len(registries) > 0 {
-		fmt.Fprintf(&conf, "[registry.\"docker.io\"]\n  mirrors = [%q]\n", registries[0])
-	}
-	for _, r := range registries {
-		fmt.Fprintf(&conf, "[registry.%q]\n  http = true\n", r)
-	}
+	conf := o.config(dir, socket, runtime)
 	file := filepath.Join(dir, "buildkitd.toml")
-	if err := os.WriteFile(file, []byte(conf.String()), 0o600); err != nil {
+	if err := os.WriteFile(file, []byte(conf), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	log, err := os.Create(filepath.Join(dir, "log"))
@@ -77,6 +88,9 @@ func Start(t testing.TB, registries ...string) *Daemon {
 		t.Fatal(err)
 	}
 	d := &Daemon{Address: "unix://" + socket, cmd: cmd, ended: make(chan struct{})}
+	if o.TCP != "" {
+		d.TCP = "tcp://" + o.TCP
+	}
 	go func() { _ = cmd.Wait(); _ = log.Close(); close(d.ended) }()
 	t.Cleanup(d.stop)
 	for deadline := time.Now().Add(time.Minute); ; time.Sleep(100 * time.Millisecond) {
@@ -94,6 +108,31 @@ func Start(t testing.TB, registries ...string) *Daemon {
 		text, _ := os.ReadFile(log.Name())
 		t.Skipf("buildkitd doesn't start here: %s", lastLine(string(text)))
 	}
+}
+
+// config is the buildkitd.toml of a daemon.
+func (o Options) config(dir, socket, runtime string) string {
+	var conf strings.Builder
+	fmt.Fprintf(&conf, "root = %q\n", filepath.Join(dir, "root"))
+	if !o.Strict {
+		conf.WriteString("insecure-entitlements = [\"network.host\", \"security.insecure\"]\n")
+	}
+	fmt.Fprintf(&conf, "[grpc]\n  address = [%q", "unix://"+socket)
+	if o.TCP != "" {
+		fmt.Fprintf(&conf, ", %q", "tcp://"+o.TCP)
+	}
+	conf.WriteString("]\n")
+	if o.Cert != "" {
+		fmt.Fprintf(&conf, "[grpc.tls]\n  cert = %q\n  key = %q\n  ca = %q\n", o.Cert, o.Key, o.CA)
+	}
+	fmt.Fprintf(&conf, "[worker.oci]\n  snapshotter = \"native\"\n  networkMode = \"host\"\n  binary = %q\n[worker.containerd]\n  enabled = false\n", runtime)
+	if len(o.Registries) > 0 {
+		fmt.Fprintf(&conf, "[registry.\"docker.io\"]\n  mirrors = [%q]\n", o.Registries[0])
+	}
+	for _, r := range o.Registries {
+		fmt.Fprintf(&conf, "[registry.%q]\n  http = true\n", r)
+	}
+	return conf.String()
 }
 
 // Kill ends the daemon at once, as if its machine were gone.
