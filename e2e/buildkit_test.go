@@ -18,7 +18,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/anyarch/anyarch/internal/buildkit/buildkittest"
 )
@@ -271,53 +270,6 @@ ENTRYPOINT ["/bin/tool", "/tmp/x"]
 			t.Error(log)
 		}
 	})
-}
-
-// TestBuilder starts a daemon of the user's own, which is used without an address, and
-// ends by itself.
-func TestBuilder(t *testing.T) {
-	peers(t)
-	buildkittest.Need(t)
-	k := newKit(t)
-	k.file(t, "Dockerfile", kitDockerfile)
-	t.Setenv("ANYARCH_CACHE", filepath.Join(t.TempDir(), "cache"))
-	builder := func(ok bool, want string, args ...string) {
-		t.Helper()
-		out, log := k.run(t, ok, append([]string{"builder"}, args...)...)
-		if !strings.Contains(out, want) {
-			t.Errorf("builder %s: %s%s", strings.Join(args, " "), out, log)
-		}
-	}
-	t.Cleanup(func() { _ = k.command("builder", "stop").Run() })
-	builder(false, "not running", "status")
-	builder(true, "not running", "stop")
-	builder(true, "unix://", "start", "--idle", "1h")
-	builder(true, "unix://", "start")
-	builder(true, "runs       linux/amd64", "status")
-	// It is found where no builder is named, and does what the native engine refuses.
-	_, log := k.run(t, true, "build", "-f", "Dockerfile", "--platform", "linux/amd64", "--output", "oci:own", "--progress", "plain", ".")
-	if !strings.Contains(log, "engine buildkit") {
-		t.Error(log)
-	}
-	builder(true, "stopped", "stop")
-	builder(false, "not running", "status")
-	// With --engine buildkit it is started on demand.
-	k.run(t, true, "build", "-f", "Dockerfile", "--platform", "linux/amd64", "--engine", "buildkit", "--output", "oci:own", ".")
-	builder(true, "running", "status")
-	builder(true, "stopped", "stop")
-	builder(true, "unix://", "start", "--idle", "1s")
-	for deadline := time.Now().Add(2 * time.Minute); k.command("builder", "status").Run() == nil; time.Sleep(200 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatal("it doesn't end although nobody uses it")
-		}
-	}
-	t.Setenv("PATH", t.TempDir())
-	_, log = k.run(t, false, "builder", "start")
-	for _, want := range []string{"PA146", "buildkitd isn't installed", "runc"} {
-		if !strings.Contains(log, want) {
-			t.Errorf("what is missing isn't named (%s):\n%s", want, log)
-		}
-	}
 }
 
 // TestBuildKitNodes spreads two platforms over two daemons, and kills one in the middle.

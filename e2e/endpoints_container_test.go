@@ -97,12 +97,16 @@ func container(t *testing.T, root, name string, limits []string, command ...stri
 }
 
 // startEngine starts a Docker engine of the test's own that touches nothing outside its
-// directory, and gives the path of its socket.
-func startEngine(t *testing.T, flags ...string) string {
+// directory, and gives the path of its socket. store says whether it keeps images in
+// containerd's store, if it can. ANYARCH_DOCKERD names another dockerd than that on PATH.
+func startEngine(t *testing.T, store bool) string {
 	t.Helper()
-	program, err := exec.LookPath("dockerd")
-	if err != nil {
-		t.Skip("dockerd isn't installed (Debian's docker.io)")
+	program := os.Getenv("ANYARCH_DOCKERD")
+	if program == "" {
+		var err error
+		if program, err = exec.LookPath("dockerd"); err != nil {
+			t.Skip("dockerd isn't installed (Debian's docker.io)")
+		}
 	}
 	for _, name := range []string{"docker", "containerd"} {
 		if _, err := exec.LookPath(name); err != nil {
@@ -117,14 +121,18 @@ func startEngine(t *testing.T, flags ...string) string {
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	socket := filepath.Join(dir, "docker.sock")
 	var log bytes.Buffer
-	cmd := exec.Command(program, append([]string{"--data-root", filepath.Join(dir, "data"), "--exec-root", filepath.Join(dir, "exec"), "--pidfile", filepath.Join(dir, "pid"),
-		"--host", "unix://" + socket, "--config-file", filepath.Join(dir, "daemon.json"), "--iptables=false", "--ip6tables=false", "--bridge=none"}, flags...)...)
+	cmd := exec.Command(program, "--data-root", filepath.Join(dir, "data"), "--exec-root", filepath.Join(dir, "exec"), "--pidfile", filepath.Join(dir, "pid"),
+		"--host", "unix://"+socket, "--config-file", filepath.Join(dir, "daemon.json"), "--iptables=false", "--ip6tables=false", "--bridge=none")
 	cmd.Stdout, cmd.Stderr = &log, &log
-	check(t, os.WriteFile(filepath.Join(dir, "daemon.json"), []byte("{}"), 0o600))
+	check(t, os.WriteFile(filepath.Join(dir, "daemon.json"), fmt.Appendf(nil, `{"features": {"containerd-snapshotter": %t}}`, store), 0o600))
 	check(t, cmd.Start())
 	ended := make(chan struct{})
 	go func() { _ = cmd.Wait(); close(ended) }()
-	t.Cleanup(func() { _ = cmd.Process.Signal(syscall.SIGTERM); <-ended })
+	t.Cleanup(func() {
+		_ = cmd.Process.Signal(syscall.SIGTERM)
+		<-ended
+		_ = syscall.Unmount(filepath.Join(dir, "exec", "netns", "default"), syscall.MNT_DETACH) // which it leaves
+	})
 	for deadline := time.Now().Add(time.Minute); exec.Command("docker", "--host", "unix://"+socket, "version").Run() != nil; time.Sleep(100 * time.Millisecond) {
 		late := time.Now().After(deadline)
 		select {
@@ -145,7 +153,8 @@ func startEngine(t *testing.T, flags ...string) string {
 // endpoint builds by an address, and says what has to be in the log where it can't.
 func (k *kit) endpoint(t *testing.T, address string, wants ...string) {
 	t.Helper()
-	args := []string{"build", "--engine", "buildkit", "-f", "Dockerfile", "--platform", "linux/amd64,linux/386", "--output", "oci:out", "."}
+	// An engine of a test has no network, and no program needs one.
+	args := []string{"build", "--engine", "buildkit", "-f", "Dockerfile", "--platform", "linux/amd64,linux/386", "--network", "none", "--output", "oci:out", "."}
 	if address != "" {
 		args = append(args, "--builder", address)
 	}
@@ -159,13 +168,13 @@ func (k *kit) endpoint(t *testing.T, address string, wants ...string) {
 
 // TestEndpointDocker builds by a BuildKit in a container of a real Docker engine, named
 // by its container, by a context and by buildx's configuration; and asks the BuildKit
-// that is inside the engine, which before version 23 can't hand over images.
+// that is inside the engine, which can't hand over images without containerd's store.
 func TestEndpointDocker(t *testing.T) {
 	peers(t)
 	root := builderRoot(t)
 	k := newKit(t)
 	k.file(t, "Dockerfile", kitDockerfile)
-	socket := startEngine(t)
+	socket := startEngine(t, false)
 	t.Setenv("DOCKER_HOST", "unix://"+socket)
 	t.Setenv("DOCKER_CONTEXT", "")
 	t.Setenv("DOCKER_CONFIG", filepath.Join(k.dir, "docker"))
@@ -181,13 +190,10 @@ func TestEndpointDocker(t *testing.T) {
 	k.endpoint(t, "")
 	t.Setenv("BUILDX_BUILDER", "")
 
-	version, err := exec.Command("docker", "version", "--format", "{{.Server.Version}}").Output()
-	check(t, err)
 	inside := []string{"PA144", "containerd-snapshotter"}
 	k.endpoint(t, "docker://", inside...)
 	k.endpoint(t, "docker://"+socket, inside...)
 	k.endpoint(t, "unix://"+socket, "PA141", "--builder docker://"+socket)
-	t.Logf("the engine is %s", version)
 
 	if out, err := exec.Command("docker", "context", "create", "far", "--docker", "host=unix://"+socket).CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
@@ -204,6 +210,28 @@ func TestEndpointDocker(t *testing.T) {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	k.endpoint(t, "docker-container://"+name, "PA141", "the container doesn't run", "docker start "+name)
+}
+
+// TestEndpointEngine builds by the BuildKit inside a Docker engine that keeps its images
+// in containerd's store, which takes version 24 or later.
+func TestEndpointEngine(t *testing.T) {
+	peers(t)
+	socket := startEngine(t, true)
+	driver, err := exec.Command("docker", "--host", "unix://"+socket, "info", "--format", "{{.DriverStatus}}").Output()
+	check(t, err)
+	if !strings.Contains(string(driver), "io.containerd.snapshotter") {
+		t.Skip("this dockerd has no containerd store; ANYARCH_DOCKERD names a newer one")
+	}
+	k := newKit(t)
+	k.file(t, "Dockerfile", kitDockerfile)
+	t.Setenv("DOCKER_HOST", "unix://"+socket)
+	k.endpoint(t, "docker://=linux/amd64,linux/386")
+	args := []string{"publish", "--engine", "buildkit", "-f", "Dockerfile", "--network", "none", "--builder", "docker://" + socket + "=linux/amd64,linux/386"}
+	k.run(t, true, append(args, "--platform", "linux/amd64,linux/386", "-t", k.registry+"/kit/engine:1", ".")...)
+	k.run(t, true, append(args, "--platform", "linux/amd64", "--provenance", "mode=max", "-t", k.registry+"/kit/engine:2", ".")...)
+	for _, tag := range []string{"1", "2"} {
+		k.run(t, true, "verify", k.registry+"/kit/engine:"+tag)
+	}
 }
 
 // TestEndpointPodman builds by a BuildKit in a container of podman.

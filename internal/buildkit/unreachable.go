@@ -90,7 +90,7 @@ func (e Endpoint) cause(text string) cause {
 	case program != "" && has("executable file not found"):
 		return cause{why: program + " isn't installed on this machine, and " + u.Scheme + ":// runs through it", fix: []string{map[string]string{
 			"ssh": "apt-get install openssh-client", "docker": "apt-get install docker-cli", "podman": "apt-get install podman", "kubectl": "https://kubernetes.io/docs/tasks/tools/#kubectl"}[program]}}
-	case has("looked like an HTTP/1.1 header") && u.Scheme == "unix":
+	case u.Scheme == "unix" && has("looked like an HTTP/1.1 header", "broken pipe", "connection reset by peer", "EOF"):
 		return cause{why: "something else than BuildKit speaks here; the socket of a Docker engine is reached by docker://", fix: []string{"--builder docker://" + u.Path}}
 	case has("looked like an HTTP/1.1 header"):
 		return cause{why: "something else than BuildKit speaks here, in HTTP/1.1"}

@@ -135,6 +135,7 @@ func TestUnreachableProgram(t *testing.T) {
 		{"ssh://me@arm", `exec: "ssh": executable file not found in $PATH`, "ssh isn't installed on this machine", "openssh-client"},
 		{"kube-pod://b", `exec: "kubectl": executable file not found in $PATH`, "kubectl isn't installed", "kubernetes.io"},
 		{"unix:///var/run/docker.sock", "http2: failed reading the frame payload: http2: frame too large, note that the frame header looked like an HTTP/1.1 header", "reached by docker://", "--builder docker:///var/run/docker.sock"},
+		{"unix:///var/run/docker.sock", "write unix @->/var/run/docker.sock: write: broken pipe", "reached by docker://", "--builder docker:///var/run/docker.sock"},
 		{"unix:///run/no.sock", "dial unix /run/no.sock: connect: no such file or directory", "no such socket", "anyarch builder start"},
 		{"unix:///run/b.sock", "dial unix /run/b.sock: connect: permission denied", "isn't this user's", "anyarch builder start"},
 	} {
