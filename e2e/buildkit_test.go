@@ -194,8 +194,8 @@ func TestBuildKit(t *testing.T) {
 	t.Run("wrong program", func(t *testing.T) {
 		k.file(t, "Wrong", strings.Replace(kitDockerfile, "tool-$TARGETARCH", "tool-amd64", 1))
 		_, log := k.run(t, false, append([]string{"publish", "--engine", "buildkit", "-t", k.registry + "/kit/wrong:1", "-f", "Wrong", "."}, on[2:]...)...)
-		if !strings.Contains(log, "PA201") || !strings.Contains(log, "linux/386") {
-			t.Errorf("a program of another platform isn't found:\n%s", log)
+		if !strings.Contains(log, "PA201") || !strings.Contains(log, "linux/386") || !strings.Contains(log, "Wrong:3") {
+			t.Errorf("a program of another platform isn't found, or not the line that brought it:\n%s", log)
 		}
 		if k.tagged(t, "kit/wrong", "1") {
 			t.Error("it was published")

@@ -1,10 +1,13 @@
 // Package buildkit hands a Dockerfile to BuildKit daemons, one platform at a time,
 // and takes back images by digest.
 //
-// Each platform goes to a daemon that runs its programs without an emulator. A
-// platform for which nothing but cross compilers and COPY is at work stays on the
-// first daemon. If a daemon is lost in the middle, another one that can serve the
-// platform builds it; if there is none, the build fails.
+// Each platform goes to a daemon that runs its programs without an emulator. What
+// programs of another platform do for it, such as cross compilers, is done by the first
+// daemon that runs those: stages that are only copied from or mounted are made there, and
+// what is read of them is handed over by digest. A platform for which nothing but cross
+// compilers and COPY is at work stays on the first daemon. If a daemon is lost in the
+// middle, another one that can serve the platform builds it; if there is none, the build
+// fails.
 //
 // What comes back is what the daemon made, byte for byte: blobs go into the store
 // under the digest that they have, and the rest of the program proves and publishes
@@ -36,7 +39,7 @@ import (
 
 // Options say what is built.
 type Options struct {
-	Nodes []*Node // in the order of preference; the first is the fastest
+	Nodes []*Node // in the order of preference: the first that can do something does it
 
 	Dockerfile string // its name, for messages
 	Text       func(p platform.Platform) []byte
@@ -91,8 +94,9 @@ type Result struct {
 	Image image.Image
 	// Attestations stand beside the image in an index: BuildKit's provenance and SBOM.
 	Attestations []image.Image
-	Base         int   // how many layers, from the first, are the base's
-	Added        int64 // compressed bytes of the others
+	Base         int               // how many layers, from the first, are the base's
+	Added        int64             // compressed bytes of the others
+	Places       map[string]string // what brought a layer, such as Dockerfile:12, by its digest; what isn't certain is left out
 	Node         string
 }
 
@@ -108,15 +112,12 @@ type Build struct {
 	policy    *spb.Policy
 	to, from  []client.CacheOptionsEntry
 	warnings  sync.Map // messages that were shown already
-
-	mu      sync.Mutex // guards what follows
-	foreign map[platform.Platform]string
 }
 
 // New prepares the build of some platforms. Flags that can't be read are refusals.
 func New(platforms []platform.Platform, o Options) (*Build, error) {
 	silence()
-	b := &Build{o: o, platforms: platforms, blobs: newBlobs(o.Store), foreign: map[platform.Platform]string{}}
+	b := &Build{o: o, platforms: platforms, blobs: newBlobs(o.Store)}
 	if err := b.prepare(); err != nil {
 		return nil, err
 	}

@@ -30,13 +30,9 @@ func (b *Build) isLost(ctx context.Context, n *Node, err error) bool {
 	if errors.As(err, &own) || len(errdefs.Sources(err)) > 0 {
 		return false // it is about the Dockerfile, or about this machine
 	}
-	gone := n.alive(ctx) != nil
-	if gone {
+	if errors.Is(err, errSilent) || n.alive(ctx, answerTime) != nil {
 		n.dead.Store(true)
 		_ = n.Close()
-		return true
-	}
-	if errors.Is(err, errSilent) {
 		return true
 	}
 	switch grpcerrors.Code(err) {

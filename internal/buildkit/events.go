@@ -6,7 +6,6 @@ import (
 	"strings"
 
 	"github.com/moby/buildkit/client"
-	"github.com/moby/buildkit/client/llb"
 	"github.com/opencontainers/go-digest"
 
 	"github.com/anyarch/anyarch/internal/platform"
@@ -115,22 +114,4 @@ func (s *screen) log() []string {
 	}
 	lines := strings.Split(strings.TrimRight(strings.ReplaceAll(log.String(), "\r", ""), "\n"), "\n")
 	return lines[max(0, len(lines)-logLines):]
-}
-
-// locate gives the line of the Dockerfile that an operation of a definition comes from,
-// 0 if it isn't known.
-func locate(d *llb.Definition, raw []byte) int {
-	if d.Source == nil {
-		return 0
-	}
-	at := d.Source.Locations[digest.FromBytes(raw).String()]
-	if at == nil {
-		return 0
-	}
-	for _, l := range at.Locations {
-		for _, r := range l.Ranges {
-			return int(r.Start.Line)
-		}
-	}
-	return 0
 }

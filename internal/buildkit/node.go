@@ -144,9 +144,9 @@ func oneRuns(list []platform.Platform, p platform.Platform) bool {
 	return slices.ContainsFunc(list, func(m platform.Platform) bool { return m.Runs(p) })
 }
 
-// alive asks whether the daemon still answers.
-func (n *Node) alive(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, answerTime)
+// alive asks whether the daemon still answers, within a time.
+func (n *Node) alive(ctx context.Context, within time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
 	_, err := n.client.ListWorkers(ctx)
 	return err

@@ -297,47 +297,49 @@ func (b *Build) caches(p platform.Platform) (to, from []client.CacheOptionsEntry
 		return cloneCaches(b.to), cloneCaches(b.from)
 	}
 	suffix := "-" + strings.ReplaceAll(p.String(), "/", "-")
-	own := func(list []client.CacheOptionsEntry, shared bool) []client.CacheOptionsEntry {
-		var out []client.CacheOptionsEntry
-		for _, e := range cloneCaches(list) {
-			as := client.CacheOptionsEntry{Type: e.Type, Attrs: maps.Clone(e.Attrs)}
-			switch e.Type {
-			case "registry":
-				if strings.Contains(as.Attrs["ref"], "@") {
-					break
-				}
-				if ref := as.Attrs["ref"]; !strings.Contains(ref[strings.LastIndex(ref, "/")+1:], ":") {
-					as.Attrs["ref"] += ":latest"
-				}
-				as.Attrs["ref"] += suffix
-			case "local":
-				for _, key := range []string{"dest", "src"} {
-					if as.Attrs[key] != "" {
-						as.Attrs[key] = filepath.Join(as.Attrs[key], strings.TrimPrefix(suffix, "-"))
-					}
-				}
-			case "gha":
-				scope := as.Attrs["scope"]
-				if scope == "" {
-					scope = "buildkit"
-				}
-				as.Attrs["scope"] = scope + suffix
-			case "s3", "azblob":
-				name := as.Attrs["name"]
-				if name == "" {
-					name = "buildkit"
-				}
-				as.Attrs["name"] = name + suffix
+	return ownCaches(b.to, suffix, false), ownCaches(b.from, suffix, true)
+}
+
+// ownCaches are caches with a suffix. With shared set, what others wrote without one is
+// read too.
+func ownCaches(list []client.CacheOptionsEntry, suffix string, shared bool) []client.CacheOptionsEntry {
+	var out []client.CacheOptionsEntry
+	for _, e := range cloneCaches(list) {
+		as := client.CacheOptionsEntry{Type: e.Type, Attrs: maps.Clone(e.Attrs)}
+		switch e.Type {
+		case "registry":
+			if strings.Contains(as.Attrs["ref"], "@") {
+				break
 			}
-			out = append(out, as)
-			// What others wrote without a suffix is read too.
-			if shared && e.Type == "registry" && as.Attrs["ref"] != e.Attrs["ref"] {
-				out = append(out, e)
+			if ref := as.Attrs["ref"]; !strings.Contains(ref[strings.LastIndex(ref, "/")+1:], ":") {
+				as.Attrs["ref"] += ":latest"
 			}
+			as.Attrs["ref"] += suffix
+		case "local":
+			for _, key := range []string{"dest", "src"} {
+				if as.Attrs[key] != "" {
+					as.Attrs[key] = filepath.Join(as.Attrs[key], strings.TrimPrefix(suffix, "-"))
+				}
+			}
+		case "gha":
+			scope := as.Attrs["scope"]
+			if scope == "" {
+				scope = "buildkit"
+			}
+			as.Attrs["scope"] = scope + suffix
+		case "s3", "azblob":
+			name := as.Attrs["name"]
+			if name == "" {
+				name = "buildkit"
+			}
+			as.Attrs["name"] = name + suffix
 		}
-		return out
+		out = append(out, as)
+		if shared && e.Type == "registry" && as.Attrs["ref"] != e.Attrs["ref"] {
+			out = append(out, e)
+		}
 	}
-	return own(b.to, false), own(b.from, true)
+	return out
 }
 
 // cloneCaches copies a list: the client writes into the attributes.

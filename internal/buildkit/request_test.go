@@ -5,7 +5,6 @@ import (
 	"testing"
 
 	"github.com/anyarch/anyarch/internal/platform"
-	"github.com/anyarch/anyarch/internal/progress"
 )
 
 func TestCaches(t *testing.T) {
@@ -48,33 +47,4 @@ func TestCaches(t *testing.T) {
 	if _, err := readCaches("--cache-to", []string{"type=gha"}, func(string) string { return "" }); err == nil || !strings.Contains(err.Error(), "url") {
 		t.Errorf("gha without its environment: %v", err)
 	}
-}
-
-func TestPick(t *testing.T) {
-	t.Parallel()
-	amd, arm := platform.Platform{OS: "linux", Architecture: "amd64"}, platform.Platform{OS: "linux", Architecture: "arm64"}
-	node := func(name string, native, emulated []platform.Platform) *Node {
-		return &Node{Endpoint: Endpoint{Address: name}, Native: native, Emulated: emulated}
-	}
-	first := node("first", []platform.Platform{amd}, []platform.Platform{arm})
-	second := node("second", []platform.Platform{arm}, nil)
-	third := node("third", []platform.Platform{arm}, nil)
-	b := &Build{o: Options{Nodes: []*Node{first, second, third}, Event: progress.Discard}, foreign: map[platform.Platform]string{}}
-	want := func(why string, p platform.Platform, tried map[*Node]int, node *Node, native bool) {
-		t.Helper()
-		if n, is := b.pick(p, tried); n != node || is != native {
-			t.Errorf("%s: %+v, %v", why, n, is)
-		}
-	}
-	want("cross-compiled", arm, nil, first, false)
-	want("its own", amd, nil, first, true)
-	b.foreign[arm] = "Dockerfile:3\tRUN"
-	want("programs run", arm, nil, second, true)
-	second.busy.Store(1)
-	want("the idle one of two", arm, nil, third, true)
-	third.dead.Store(true)
-	want("a busy one is left", arm, nil, second, true)
-	want("one that was tried twice isn't", arm, map[*Node]int{second: attempts}, first, false)
-	first.dead.Store(true)
-	want("none is left", arm, map[*Node]int{second: attempts}, nil, false)
 }

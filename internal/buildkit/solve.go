@@ -14,6 +14,7 @@ import (
 	"github.com/moby/buildkit/client"
 	"github.com/moby/buildkit/exporter/containerimage/exptypes"
 	gateway "github.com/moby/buildkit/frontend/gateway/client"
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/anyarch/anyarch/internal/dockerfile"
@@ -24,49 +25,36 @@ import (
 // errSilent ends a build on a daemon that stopped answering.
 var errSilent = errors.New("it doesn't answer any more")
 
-// pulse is how often a daemon is asked whether it is still there, during a build.
-const pulse = 10 * time.Second
+// A daemon is asked whether it is still there every pulse, during a build, and has grace
+// to answer. One that misses that twice in a row is lost.
+const (
+	pulse = 5 * time.Second
+	grace = 15 * time.Second
+)
 
-// solve builds a platform on a node and reads what came of it. With cross set, the
-// build ends with an *elsewhere if a program has to run that the node's machine doesn't
-// run by itself.
-func (b *Build) solve(ctx context.Context, n *Node, p platform.Platform, cross bool) (*Result, error) {
+// job is a build on one daemon.
+type job struct {
+	opt   client.SolveOpt // what differs from one job to the next
+	build func(ctx context.Context, c gateway.Client) (*gateway.Result, *graph, error)
+}
+
+// run runs a job on a node, and shows what the node does for a platform. The error is a
+// *failed if the node couldn't do it or was lost.
+func (b *Build) run(ctx context.Context, n *Node, p platform.Platform, j job) (*client.SolveResponse, error) {
 	solveCtx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	stop := b.watch(solveCtx, n, cancel)
 	defer stop()
-	attrs := maps.Clone(b.frontend)
-	attrs["platform"] = dockerfile.Format(p)
-	for k, v := range b.o.BuildArgs(p) {
-		attrs["build-arg:"+k] = v
-	}
-	exports, imports := b.caches(p)
-	mounts := maps.Clone(b.mounts)
-	var err error
-	if mounts["dockerfile"], err = b.writeDockerfile(p); err != nil {
-		return nil, err
-	}
+	opt := j.opt
+	opt.SharedKey, opt.Session = b.o.Context, b.session
+	opt.AllowedEntitlements, opt.SourcePolicy = b.o.Allow, b.policy
 	status := make(chan *client.SolveStatus)
 	shown := b.show(p, n, status)
-	base := 0
 	var away *elsewhere
-	resp, err := n.client.Build(solveCtx, client.SolveOpt{
-		FrontendAttrs: attrs, LocalMounts: mounts, OCIStores: b.layouts, SharedKey: b.o.Context,
-		Exports:      []client.ExportEntry{{Type: client.ExporterOCI, Attrs: b.exporter(), OutputStore: b.blobs}},
-		CacheExports: exports, CacheImports: imports, Session: b.session,
-		AllowedEntitlements: b.o.Allow, SourcePolicy: b.policy,
-	}, "anyarch", func(ctx context.Context, c gateway.Client) (*gateway.Result, error) {
-		r, err := c.Solve(ctx, gateway.SolveRequest{Frontend: "dockerfile.v0", FrontendOpt: c.BuildOpts().Opts})
-		if err != nil {
-			return nil, err
-		}
-		if cross {
-			if away, err = b.inspect(ctx, n, r); err != nil || away != nil {
-				return nil, errors.Join(err, asError(away))
-			}
-		}
-		base = baseLayers(r.Metadata)
-		return r, nil
+	resp, err := n.client.Build(solveCtx, opt, "anyarch", func(ctx context.Context, c gateway.Client) (*gateway.Result, error) {
+		r, _, err := j.build(ctx, c)
+		errors.As(err, &away)
+		return r, err
 	}, status)
 	log := <-shown
 	if away != nil {
@@ -78,7 +66,35 @@ func (b *Build) solve(ctx context.Context, n *Node, p platform.Platform, cross b
 		}
 		return nil, &failed{err, log}
 	}
-	r, err := b.result(ctx, p, resp.ExporterResponse[exptypes.ExporterImageDescriptorKey])
+	return resp, nil
+}
+
+// image runs a job that makes the image of a platform, and reads what came of it.
+func (b *Build) image(ctx context.Context, n *Node, p platform.Platform, j job) (*Result, error) {
+	base := 0
+	var made *graph
+	build := j.build
+	j.build = func(ctx context.Context, c gateway.Client) (*gateway.Result, *graph, error) {
+		r, g, err := build(ctx, c)
+		if err == nil {
+			base, made = baseLayers(r.Metadata), g
+		}
+		return r, g, err
+	}
+	j.opt.Exports = []client.ExportEntry{{Type: client.ExporterOCI, Attrs: b.exporter(), OutputStore: b.blobs}}
+	// The exporter takes the time of the layers from the attributes of the front end.
+	attrs := maps.Clone(b.frontend)
+	maps.Copy(attrs, j.opt.FrontendAttrs)
+	j.opt.FrontendAttrs = attrs
+	resp, err := b.run(ctx, n, p, j)
+	if err != nil {
+		return nil, err
+	}
+	root, err := descriptor(resp)
+	if err != nil {
+		return nil, err
+	}
+	r, err := b.result(ctx, p, root)
 	if err != nil {
 		return nil, err
 	}
@@ -86,14 +102,43 @@ func (b *Build) solve(ctx context.Context, n *Node, p platform.Platform, cross b
 	for _, l := range r.Image.Layers[r.Base:] {
 		r.Added += l.Descriptor.Size
 	}
+	if made != nil {
+		r.Places = made.places(r.Image.Layers[r.Base:], b.o.Dockerfile)
+	}
 	return r, nil
 }
 
-func asError(e *elsewhere) error {
-	if e == nil {
-		return nil
+// solve builds a platform on a node whose front end reads the Dockerfile. With cross set,
+// it ends with an *elsewhere if a program has to run that the node's machine doesn't run
+// by itself.
+func (b *Build) solve(ctx context.Context, n *Node, p platform.Platform, cross bool) (*Result, error) {
+	attrs := map[string]string{"platform": dockerfile.Format(p)}
+	for k, v := range b.o.BuildArgs(p) {
+		attrs["build-arg:"+k] = v
 	}
-	return e
+	exports, imports := b.caches(p)
+	mounts := maps.Clone(b.mounts)
+	var err error
+	if mounts["dockerfile"], err = b.writeDockerfile(p); err != nil {
+		return nil, err
+	}
+	return b.image(ctx, n, p, job{
+		opt: client.SolveOpt{FrontendAttrs: attrs, LocalMounts: mounts, OCIStores: b.layouts, CacheExports: exports, CacheImports: imports},
+		build: func(ctx context.Context, c gateway.Client) (*gateway.Result, *graph, error) {
+			r, err := c.Solve(ctx, gateway.SolveRequest{Frontend: "dockerfile.v0", FrontendOpt: c.BuildOpts().Opts})
+			if err != nil {
+				return nil, nil, err
+			}
+			g, err := b.inspect(ctx, r, c.BuildOpts().SessionID)
+			if err != nil || g == nil {
+				return r, nil, err
+			}
+			if step := g.foreignStep(n, b.o.Dockerfile); cross && step != "" {
+				return nil, nil, &elsewhere{&plan{graph: g, metadata: r.Metadata, seen: step, handed: map[result]digest.Digest{}}}
+			}
+			return r, g, nil
+		},
+	})
 }
 
 // watch asks the daemon from time to time whether it lives, and ends the build if it
@@ -114,7 +159,7 @@ func (b *Build) watch(ctx context.Context, n *Node, cancel context.CancelCauseFu
 				return
 			case <-tick.C:
 			}
-			if n.alive(ctx) == nil {
+			if n.alive(ctx, grace) == nil {
 				missed = 0
 			} else if missed++; missed > 1 {
 				cancel(errSilent)
@@ -125,11 +170,10 @@ func (b *Build) watch(ctx context.Context, n *Node, cancel context.CancelCauseFu
 	return func() { close(done); cancel(nil); <-ended }
 }
 
-// inspect looks for programs of another machine in what the daemon is about to do.
-func (b *Build) inspect(ctx context.Context, n *Node, r *gateway.Result) (*elsewhere, error) {
-	var found *elsewhere
-	err := r.EachRef(func(ref gateway.Reference) error {
-		if ref == nil || found != nil {
+// inspect reads what the daemon is about to do; nil if that is nothing.
+func (b *Build) inspect(ctx context.Context, r *gateway.Result, session string) (g *graph, err error) {
+	err = r.EachRef(func(ref gateway.Reference) error {
+		if ref == nil || g != nil {
 			return nil
 		}
 		state, err := ref.ToState()
@@ -140,13 +184,10 @@ func (b *Build) inspect(ctx context.Context, n *Node, r *gateway.Result) (*elsew
 		if err != nil {
 			return err
 		}
-		step, err := b.foreignStep(n, definition)
-		if step != "" {
-			found = &elsewhere{step}
-		}
+		g, err = readGraph(definition.ToPB(), session)
 		return err
 	})
-	return found, err
+	return g, err
 }
 
 // baseLayers counts the layers of the base that the front end's result names.
@@ -165,16 +206,21 @@ func baseLayers(metadata map[string][]byte) int {
 	return 0
 }
 
-// result reads the image that the daemon has put into the store.
-func (b *Build) result(ctx context.Context, p platform.Platform, encoded string) (*Result, error) {
-	data, err := base64.StdEncoding.DecodeString(encoded)
-	if err != nil {
-		return nil, fmt.Errorf("descriptor of BuildKit: %w", err)
-	}
+// descriptor is that of what an exporter has put into the store.
+func descriptor(resp *client.SolveResponse) (ocispec.Descriptor, error) {
 	var root ocispec.Descriptor
-	if err := json.Unmarshal(data, &root); err != nil {
-		return nil, fmt.Errorf("descriptor of BuildKit: %w", err)
+	data, err := base64.StdEncoding.DecodeString(resp.ExporterResponse[exptypes.ExporterImageDescriptorKey])
+	if err == nil {
+		err = json.Unmarshal(data, &root)
 	}
+	if err != nil {
+		return root, fmt.Errorf("descriptor of BuildKit: %w", err)
+	}
+	return root, nil
+}
+
+// result reads the image that the daemon has put into the store.
+func (b *Build) result(ctx context.Context, p platform.Platform, root ocispec.Descriptor) (*Result, error) {
 	r := &Result{}
 	manifests := []ocispec.Descriptor{root}
 	source := image.Layout{Store: b.o.Store}

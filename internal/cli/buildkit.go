@@ -237,7 +237,7 @@ func byBuildKit(kit *buildkit.Build) func(context.Context, platform.Platform) (*
 		if err != nil {
 			return nil, err
 		}
-		return &pipeline.Built{Image: r.Image, Attestations: r.Attestations, Base: r.Base, Added: r.Added}, nil
+		return &pipeline.Built{Image: r.Image, Attestations: r.Attestations, Base: r.Base, Added: r.Added, Places: r.Places}, nil
 	}
 }
 

@@ -1,0 +1,228 @@
+//go:build linux
+
+package e2e
+
+import (
+	"bufio"
+	"crypto/rand"
+	"encoding/json"
+	"io/fs"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/anyarch/anyarch/internal/buildkit/buildkittest"
+)
+
+// crossTool stands for a cross compiler: it reports to the test that it ran, waits until
+// it is answered, and leaves files of all kinds.
+const crossTool = `package main
+
+import (
+	"io"
+	"net"
+	"os"
+	"syscall"
+	"time"
+)
+
+func check(errs ...error) {
+	for _, err := range errs {
+		if err != nil {
+			println(err.Error())
+			os.Exit(1)
+		}
+	}
+}
+
+func main() {
+	arch := os.Getenv("TARGETARCH")
+	conn, err := net.Dial("tcp", os.Args[1])
+	check(err)
+	_, err = conn.Write([]byte(arch + "\n"))
+	check(err)
+	_, err = io.ReadAll(conn)
+	check(err)
+	program, err := os.ReadFile("/tools/tool-" + arch)
+	check(err)
+	old := time.Unix(1000000000, 0)
+	check(os.MkdirAll("/out/tree/deep", 0o755), os.WriteFile("/out/app", program, 0o755),
+		os.WriteFile("/out/tree/a", []byte("a"), 0o640), os.Chmod("/out/tree/a", 0o4755), os.Chown("/out/tree/a", 12, 34), os.Chmod("/out/tree/a", 0o4755),
+		os.Link("/out/tree/a", "/out/tree/deep/b"), os.Symlink("../a", "/out/tree/deep/link"), os.Symlink("/nowhere", "/out/tree/dangling"),
+		syscall.Mkfifo("/out/tree/fifo", 0o600),
+		os.Chtimes("/out/tree/a", old, old), os.Chmod("/out/tree/deep", 0o2700), os.Chtimes("/out/tree/deep", old, old),
+		os.WriteFile("/out/one.txt", []byte(arch), 0o644), os.WriteFile("/out/two.txt", []byte("2"), 0o600), os.Symlink("tree/a", "/out/three.txt"),
+		os.WriteFile("/out/odd [name]!", []byte("odd"), 0o644), os.Symlink("out", "/lnk"))
+}
+`
+
+const splitDockerfile = `FROM --platform=$BUILDPLATFORM REGISTRY/kit/cross:1 AS cross
+COPY tool-* ballast /tools/
+ARG TARGETARCH
+RUN ["/bin/cross", "ADDRESS"]
+
+FROM scratch AS unused
+COPY ballast /
+
+FROM scratch
+COPY --from=cross /lnk/app /bin/app
+COPY --from=0 --chown=7:8 /out/tree /opt/tree/
+COPY --from=cross --chmod=0750 /out/t*.txt /out/one.txt /texts/
+COPY --from=cross --link /out/tree/deep /srv/deep
+COPY --from=cross ["/out/odd [[]name]!", "/odd"]
+COPY --from=cross --exclude=deep /out/tree/ /some
+WORKDIR /work
+RUN --mount=from=cross,source=/out/tree,target=/mnt ["/bin/app", "/made"]
+ENTRYPOINT ["/bin/app", "/tmp/x"]
+`
+
+// split is what the tests of builds on several nodes share.
+type split struct {
+	*kit
+	mu      sync.Mutex
+	crossed []string     // architectures that were cross-compiled for
+	hold    func(string) // is called while one is
+}
+
+func newSplit(t *testing.T) *split {
+	t.Helper()
+	s := &split{kit: newKit(t)}
+	source := filepath.Join(t.TempDir(), "cross.go")
+	check(t, os.WriteFile(source, []byte(crossTool), 0o644))
+	cmd := exec.Command("go", "build", "-ldflags=-s -w", "-o", filepath.Join(s.dir, "cross"), source)
+	cmd.Env = append(os.Environ(), "GOOS=linux", "GOARCH=amd64", "CGO_ENABLED=0", "GOFLAGS=")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	ballast := make([]byte, 16<<20)
+	_, err := rand.Read(ballast)
+	check(t, err)
+	check(t, os.WriteFile(filepath.Join(s.dir, "ballast"), ballast, 0o644))
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	check(t, err)
+	t.Cleanup(func() { _ = listener.Close() })
+	go func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer conn.Close()
+				arch, err := bufio.NewReader(conn).ReadString('\n')
+				if err != nil {
+					return
+				}
+				s.mu.Lock()
+				s.crossed = append(s.crossed, strings.TrimSpace(arch))
+				hold := s.hold
+				s.mu.Unlock()
+				if hold != nil {
+					hold(strings.TrimSpace(arch))
+				}
+			}()
+		}
+	}()
+	s.file(t, "Base", "FROM scratch\nCOPY cross /bin/cross\nCOPY ballast /lib/ballast\n")
+	s.run(t, true, "publish", "-f", "Base", "--engine", "native", "--platform", "linux/amd64", "-t", s.registry+"/kit/cross:1", ".")
+	s.file(t, "Split", strings.NewReplacer("REGISTRY", s.registry, "ADDRESS", listener.Addr().String()).Replace(splitDockerfile))
+	return s
+}
+
+// start starts a daemon.
+func (s *split) start(t *testing.T) *buildkittest.Daemon {
+	t.Helper()
+	return buildkittest.Start(t, s.registry)
+}
+
+// crosses gives what was cross-compiled since the last time, sorted.
+func (s *split) crosses() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	list := s.crossed
+	s.crossed = nil
+	slices.Sort(list)
+	return strings.Join(list, " ")
+}
+
+// build builds both platforms with a cache of its own, and gives the digest, what was
+// reported, and how large the largest blob is that came to this machine.
+func (s *split) build(t *testing.T, output string, args ...string) (digest, log string, largest int64) {
+	t.Helper()
+	cache := filepath.Join(t.TempDir(), "cache")
+	cmd := s.command(append([]string{"build", "--engine", "buildkit", "--platform", "linux/amd64,linux/386", "--progress", "rawjson", "--output", "oci:" + output, "."}, args...)...)
+	cmd.Env = append(cmd.Env, "ANYARCH_CACHE="+cache, "SOURCE_DATE_EPOCH=1700000000")
+	var stdout, stderr strings.Builder
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	if err := cmd.Run(); err != nil {
+		t.Fatalf("%v\n%s", err, stderr.String())
+	}
+	check(t, filepath.WalkDir(cache, func(_ string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		info, err := d.Info()
+		if err == nil {
+			largest = max(largest, info.Size())
+		}
+		return err
+	}))
+	_, digest, _ = strings.Cut(stdout.String(), "@")
+	return strings.TrimSpace(digest), stderr.String(), largest
+}
+
+// ran gives the instructions that were finished for a platform, by node.
+func ran(log, platform string) map[string]string {
+	out := map[string]string{}
+	for line := range strings.Lines(log) {
+		var event struct{ Platform, State, Message string }
+		if json.Unmarshal([]byte(line), &event) == nil && event.Platform == platform && event.State == "done" {
+			name, node, _ := strings.Cut(event.Message, "  on ")
+			out[node] += name + "\n"
+		}
+	}
+	return out
+}
+
+// TestBuildKitSplit builds one image on two daemons: the stage that cross-compiles on the
+// first, and what runs programs of the image on the other. The image is that of one
+// daemon.
+func TestBuildKitSplit(t *testing.T) {
+	peers(t)
+	s := newSplit(t)
+	first, second, alone := s.start(t), s.start(t), s.start(t)
+	want, log, _ := s.build(t, "alone", "-f", "Split", "--builder", alone.Address)
+	if got := s.crosses(); got != "386 amd64" {
+		t.Errorf("on one node it was cross-compiled for %s\n%s", got, log)
+	}
+	nodes := []string{"--builder", first.Address + "=linux/amd64", "--builder", second.Address + "=linux/386"}
+	got, log, largest := s.build(t, "split", append([]string{"-f", "Split", "--cache-to", "type=local,mode=max,dest=" + filepath.Join(s.dir, "kept")}, nodes...)...)
+	if got != want {
+		diff, _ := s.run(t, false, "diff", "alone", "split")
+		t.Errorf("on two nodes the image is %s, on one %s\n%s\n%s", got, want, diff, log)
+	}
+	if got := s.crosses(); got != "386 amd64" {
+		t.Errorf("on two nodes it was cross-compiled for %s", got)
+	}
+	if largest > 8<<20 {
+		t.Errorf("a blob of %d bytes was handed over, which is more than what is read of the stage", largest)
+	}
+	by := ran(log, "linux/386")
+	if !strings.Contains(by[first.Address], "/bin/cross") || strings.Contains(by[second.Address], "/bin/cross") || !strings.Contains(by[second.Address], "/bin/app") {
+		t.Errorf("what ran where for linux/386: %q", by)
+	}
+	if !strings.Contains(log, "handed over") {
+		t.Errorf("it isn't said:\n%s", log)
+	}
+	// Others begin with what these have kept.
+	nodes = []string{"--builder", s.start(t).Address + "=linux/amd64", "--builder", s.start(t).Address + "=linux/386"}
+	got, log, _ = s.build(t, "kept-split", append([]string{"-f", "Split", "--cache-from", "type=local,src=" + filepath.Join(s.dir, "kept")}, nodes...)...)
+	if crossed := s.crosses(); got != want || crossed != "" {
+		t.Errorf("with the caches of other nodes the image is %s, want %s, and it was cross-compiled for %q\n%s", got, want, crossed, log)
+	}
+}
