@@ -56,9 +56,11 @@ type Options struct {
 	Network   string // default, none or host
 	Hosts     []string
 	NoCache   bool
-	Pull      bool
-	ShmSize   string
-	Ulimits   []string
+	// IgnoreCache are stages of which nothing is taken over from earlier builds.
+	IgnoreCache []string
+	Pull        bool
+	ShmSize     string
+	Ulimits     []string
 
 	Secrets map[string]func() ([]byte, error)
 	SSH     []string // ID[=SOCKET|KEY,…]

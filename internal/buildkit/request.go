@@ -53,6 +53,9 @@ func (b *Build) prepare() error {
 	if o.Network != "" && o.Network != "default" {
 		f["force-network-mode"] = o.Network
 	}
+	if o.NoCache || len(o.IgnoreCache) > 0 {
+		f["no-cache"] = strings.Join(o.IgnoreCache, ",")
+	}
 	if o.NoCache {
 		f["no-cache"] = ""
 	}

@@ -222,7 +222,7 @@ func (a *app) prepareBuildKit(b *buildFlags, in *dockerInput, nodes []*buildkit.
 	return buildkit.New(in.plan.Platforms, buildkit.Options{
 		Nodes: nodes, Dockerfile: in.path, Text: in.textFor, Ignore: ignore, Context: in.context.Dir(), Scratch: filepath.Join(in.scratch, "buildkit"),
 		Contexts: contexts, Target: d.target, BuildArgs: func(p platform.Platform) map[string]string { return in.args[p] }, Labels: in.labels,
-		Network: d.network, Hosts: d.kit.hosts, NoCache: d.noCache, Pull: d.pull, ShmSize: d.kit.shmSize, Ulimits: d.kit.ulimits,
+		Network: d.network, Hosts: d.kit.hosts, NoCache: d.noCache, IgnoreCache: d.noFilter, Pull: d.pull, ShmSize: d.kit.shmSize, Ulimits: d.kit.ulimits,
 		Secrets: secrets, SSH: d.kit.ssh, Allow: d.kit.allow, CacheTo: d.kit.cacheTo, CacheFrom: d.kit.cacheFrom, SourcePolicy: policy, Attest: attest,
 		Compression: string(in.plan.Compression), Level: d.kit.level, Docker: in.plan.MediaTypes == image.Docker,
 		Annotations: in.plan.Images[0].Annotations, LayerTime: in.plan.LayerTime,

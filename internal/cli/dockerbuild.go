@@ -32,7 +32,6 @@ type dockerBuildFlags struct {
 	annotations []string
 	push, load  bool
 	quiet       bool
-	noFilter    []string
 
 	exports []export // what outputs, push and load come to
 }
@@ -80,7 +79,7 @@ func (d *dockerBuildFlags) register(f *pflag.FlagSet) {
 	f.StringArrayVar(&b.docker.contexts, "build-context", nil, "`NAME=DIR` or NAME=docker-image://REFERENCE")
 	f.StringVar(&b.docker.network, "network", "default", "of RUN: default|host|none")
 	f.BoolVar(&b.docker.noCache, "no-cache", false, "don't take over anything of earlier builds")
-	f.StringArrayVar(&d.noFilter, "no-cache-filter", nil, "the same, for a `STAGE`; here for all")
+	f.StringSliceVar(&b.docker.noFilter, "no-cache-filter", nil, "don't take over anything of these `STAGE`s")
 	f.BoolVar(&b.docker.pull, "pull", false, "ask for the bases again; they always are, unless pinned by digest")
 	f.StringVar(&b.docker.iidFile, "iidfile", "", "write the image's digest to this `FILE`")
 	f.StringVar(&b.metadataFile, "metadata-file", "", "write what was made to this `FILE`, as JSON")
@@ -197,7 +196,6 @@ func (a *app) dockerBuildCheck(cmd *cobra.Command, d *dockerBuildFlags) error {
 	})
 	b := &d.build
 	b.docker.always = true
-	b.docker.noCache = b.docker.noCache || len(d.noFilter) > 0
 	if b.docker.network == "host" {
 		b.docker.network = "default" // what runs in RUN lines is on this machine's network anyway
 	}

@@ -46,6 +46,7 @@ type dockerfileFlags struct {
 	goVersion string
 	override  bool
 	noCache   bool
+	noFilter  []string // stages
 	pull      bool
 	mirrors   []string
 	iidFile   string
@@ -66,6 +67,7 @@ func (d *dockerfileFlags) register(f *pflag.FlagSet) {
 	f.StringVar(&d.goVersion, "go-version", "", "Go `VERSION` instead of that of the builder images")
 	f.BoolVar(&d.override, "override-goarch", false, "replace a hard-coded GOARCH or GOOS by that of the platform")
 	f.BoolVar(&d.noCache, "no-cache", false, "don't take over anything of earlier builds")
+	f.StringSliceVar(&d.noFilter, "no-cache-filter", nil, "don't take over anything of these `STAGE`s")
 	f.BoolVar(&d.pull, "pull", false, "ask for the bases again; they always are, unless pinned by digest")
 	f.StringArrayVar(&d.mirrors, "package-mirror", nil, "ask `URL=URL`'s second address for packages of repositories that begin with the first")
 	f.StringVar(&d.iidFile, "iidfile", "", "write the digest of the index to this `FILE`")
@@ -84,7 +86,7 @@ func (b *buildFlags) checkFlags(cmd *cobra.Command) error {
 		switch {
 		case b.docker.file != "" && slices.Contains(goOnly, f.Name):
 			refused.Add(&refusal.Error{Code: "PA502", Kind: refusal.Usage, Place: "--" + f.Name, Summary: "this is for Go packages; with -f the Dockerfile says it"})
-		case b.docker.file == "" && (slices.Contains([]string{"build-arg", "target", "build-context", "secret", "network", "sandbox", "engine", "go-version", "override-goarch", "no-cache", "pull", "package-mirror", "pin-builders"}, f.Name) || slices.Contains(buildkitOnly, f.Name)):
+		case b.docker.file == "" && (slices.Contains([]string{"build-arg", "target", "build-context", "secret", "network", "sandbox", "engine", "go-version", "override-goarch", "no-cache", "no-cache-filter", "pull", "package-mirror", "pin-builders"}, f.Name) || slices.Contains(buildkitOnly, f.Name)):
 			refused.Add(&refusal.Error{Code: "PA502", Kind: refusal.Usage, Place: "--" + f.Name, Summary: "this is for Dockerfiles", Fix: []string{"-f Dockerfile"}})
 		}
 	})
@@ -232,7 +234,7 @@ func (a *app) prepareNative(ctx context.Context, b *buildFlags, in *dockerInput,
 	for _, p := range in.plan.Platforms {
 		graph, err := dockerfile.Compile(ctx, dockerfile.Options{
 			Name: in.path, Data: in.textFor(p), Target: d.target, BuildArgs: in.args[p], Labels: in.labels, Contexts: in.contexts,
-			Network: d.network, Platform: p, BuildPlatform: platform.Local(),
+			Network: d.network, IgnoreCache: d.noFilter, Platform: p, BuildPlatform: platform.Local(),
 			Resolve: images.resolve,
 			Ignore: func(_ context.Context, local string) ([]byte, error) {
 				if c := in.named[local]; c != nil {

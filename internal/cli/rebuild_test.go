@@ -82,6 +82,7 @@ var pool = []string{
 	"RUN rm -rf /data && mkdir /data && echo new > /data/new",
 	"RUN echo $(cat /etc/passwd | wc -l) > /accounts",
 	"COPY --from=build /go/extra /extra",
+	"RUN --mount=type=bind,from=build,source=/go/extra,target=/in cat /in/a.txt > /mounted",
 	"COPY --link data /linked",
 	"ENV GREETING=again",
 	"WORKDIR /made",

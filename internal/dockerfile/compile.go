@@ -45,6 +45,8 @@ type Options struct {
 	Contexts map[string]string
 	Network  string // default, none or host
 	Hostname string
+	// IgnoreCache are stages of which nothing is taken over from earlier builds.
+	IgnoreCache []string
 
 	Platform      platform.Platform // of the image
 	BuildPlatform platform.Platform // of this machine's containers
@@ -202,7 +204,7 @@ func (g *Graph) decode(definition *llb.Definition) error {
 			return err
 		}
 		meta := definition.Metadata[id]
-		o.Name = meta.Description["llb.customname"]
+		o.Name, o.IgnoreCache = meta.Description["llb.customname"], meta.IgnoreCache
 		if definition.Source != nil {
 			if at := definition.Source.Locations[string(id)]; at != nil {
 				for _, l := range at.Locations {

@@ -45,6 +45,9 @@ func newFrontend(o Options) (*frontend, error) {
 	if o.Network != "" && o.Network != "default" {
 		opts["force-network-mode"] = o.Network
 	}
+	if len(o.IgnoreCache) > 0 {
+		opts["no-cache"] = strings.Join(o.IgnoreCache, ",")
+	}
 	if o.Hostname != "" {
 		opts["hostname"] = o.Hostname
 	}

@@ -46,6 +46,8 @@ type Op struct {
 	Lines    []Range            // where it comes from in the Dockerfile
 	Name     string             // such as [builder 3/7] RUN go build
 	Stage    string             // the stage's name, or its number
+	// IgnoreCache says that it is to be executed whatever earlier builds have left.
+	IgnoreCache bool
 
 	Source *Source
 	Exec   *Exec

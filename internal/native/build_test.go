@@ -53,6 +53,8 @@ type world struct {
 	block   chan struct{} // go commands wait for it, if not nil
 	options func(*native.Options)
 	store   *store.Store
+
+	ignoreCache []string // stages
 }
 
 func newWorld(t *testing.T) *world {
@@ -144,7 +146,8 @@ func (w *world) build(text string, platforms ...platform.Platform) (*native.Buil
 				d := digest.FromString(ref) // of the index, the same for all platforms
 				return dockerfile.ImageConfig{Ref: ref + "@" + d.String(), Digest: d, Config: data}, err
 			},
-			Ignore: func(context.Context, string) ([]byte, error) { return nil, nil },
+			Ignore:      func(context.Context, string) ([]byte, error) { return nil, nil },
+			IgnoreCache: w.ignoreCache,
 		})
 		if err != nil {
 			w.t.Fatal(err)

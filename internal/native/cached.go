@@ -6,14 +6,10 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
-	"hash"
 	"io"
-	"maps"
 	"slices"
 	"strings"
 	"sync"
-
-	"golang.org/x/sync/errgroup"
 
 	"github.com/anyarch/anyarch/internal/dockerfile"
 	"github.com/anyarch/anyarch/internal/filetree"
@@ -38,7 +34,7 @@ import (
 // which something has changed. COPY, ADD and WORKDIR are cheaper made than kept.
 
 // cacheCompat rises when results change that are made of the same.
-const cacheCompat = 2
+const cacheCompat = 3
 
 // results is what a build knows about earlier ones.
 type results struct {
@@ -46,12 +42,18 @@ type results struct {
 	err     error
 	keys    map[*dockerfile.Op]string // of everything that is kept; empty where nothing can be
 	live    map[*dockerfile.Op]bool   // RUNs that are executed if anything is
+	below   map[*dockerfile.Op]bool   // operations that are to be executed in any case, and all that come after them
 	digests map[string]string         // of contexts, by operation key, as they were read
 
 	mu      sync.Mutex
-	records map[*state]string // where the record of a result is
+	records map[*state]kept   // of results
 	pending map[string][]byte // what will be remembered if the contexts stay as they were
-	fresh   map[string]bool   // sources that were asked whether they are unchanged
+}
+
+// kept is a record.
+type kept struct {
+	at  string // where it is
+	did string // what it says that was done
 }
 
 // clockOf is what counts of the time in a graph: what its most curious RUN sees.
@@ -69,8 +71,8 @@ func graphClock(g *dockerfile.Graph) clock {
 func (b *Build) cacheKeys(ctx context.Context) error {
 	r := &b.results
 	r.once.Do(func() {
-		r.keys, r.live = map[*dockerfile.Op]string{}, map[*dockerfile.Op]bool{}
-		r.digests, r.records, r.pending, r.fresh = map[string]string{}, map[*state]string{}, map[string][]byte{}, map[string]bool{}
+		r.keys, r.live, r.below = map[*dockerfile.Op]string{}, map[*dockerfile.Op]bool{}, map[*dockerfile.Op]bool{}
+		r.digests, r.records, r.pending = map[string]string{}, map[*state]kept{}, map[string][]byte{}
 		if b.o.Memo == nil || b.o.Version == "" {
 			return
 		}
@@ -116,10 +118,12 @@ func (b *Build) graphKeys(ctx context.Context, g *dockerfile.Graph) error {
 			_, _ = fmt.Fprintf(h, "%d\n", b.now().UnixNano())
 		}
 		usable := true
+		r.below[op] = op.IgnoreCache
 		for _, in := range op.Inputs {
 			key := "scratch"
 			if in.Op != nil {
 				key = r.keys[in.Op]
+				r.below[op] = r.below[op] || r.below[in.Op]
 				usable = usable && key != ""
 			}
 			_, _ = fmt.Fprintf(h, "%s %d\n", key, in.Output)
@@ -170,7 +174,7 @@ func (b *Build) sourceKey(ctx context.Context, g *dockerfile.Graph, op *dockerfi
 			if err != nil {
 				return "", err
 			}
-			return contentDigest(ctx, t, sees == byTime)
+			return b.treeDigest(ctx, t, "/", sees == byTime)
 		})
 		if err != nil {
 			return "", err
@@ -185,7 +189,7 @@ func (b *Build) sourceKey(ctx context.Context, g *dockerfile.Graph, op *dockerfi
 		if err != nil {
 			return "", err
 		}
-		d, err := contentDigest(ctx, t, sees == byTime)
+		d, err := b.treeDigest(ctx, t, "/", sees == byTime)
 		return "http " + d, err
 	}
 	return "", nil
@@ -198,66 +202,6 @@ func (b *Build) local(ctx context.Context, op *dockerfile.Op) (*filetree.Tree, e
 		return nil, err
 	}
 	return value.(*filetree.Tree).Fork(), nil
-}
-
-// contentDigest is a hash of everything that can be seen of a tree; of the times only
-// if they count.
-func contentDigest(ctx context.Context, t *filetree.Tree, times bool) (string, error) {
-	var (
-		heads []string
-		sums  []string
-	)
-	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(4)
-	var mu sync.Mutex
-	err := t.Walk("/", func(name string, a filetree.Attr) error {
-		head := fmt.Sprintf("%q %o %d %d %q %d %d %d", name, a.Mode, a.UID, a.GID, a.Link, a.DevMajor, a.DevMinor, a.Size())
-		for _, k := range slices.Sorted(maps.Keys(a.Xattrs)) {
-			head += fmt.Sprintf(" %q=%q", k, a.Xattrs[k])
-		}
-		if times && name != "/" {
-			head += fmt.Sprintf(" %d", a.ModTime.UnixNano())
-		}
-		at := len(heads)
-		mu.Lock()
-		heads, sums = append(heads, head), append(sums, "")
-		mu.Unlock()
-		if a.Size() == 0 {
-			return nil
-		}
-		g.Go(func() error {
-			if err := ctx.Err(); err != nil {
-				return context.Cause(ctx)
-			}
-			sum, err := hashContent(a)
-			mu.Lock()
-			defer mu.Unlock()
-			sums[at] = sum
-			return err
-		})
-		return nil
-	})
-	if gerr := g.Wait(); err == nil {
-		err = gerr
-	}
-	h := sha256.New()
-	for i := range heads {
-		_, _ = fmt.Fprintf(h, "%s %s\n", heads[i], sums[i])
-	}
-	return hex.EncodeToString(h.Sum(nil)), err
-}
-
-func hashContent(a filetree.Attr) (string, error) {
-	in, err := a.Open()
-	if err != nil {
-		return "", err
-	}
-	var h hash.Hash = sha256.New()
-	_, err = io.Copy(h, in)
-	if cerr := in.Close(); err == nil {
-		err = cerr
-	}
-	return hex.EncodeToString(h.Sum(nil)), err
 }
 
 // union merges lists of sources.
@@ -287,18 +231,10 @@ func (b *Build) current(ctx context.Context, list []opcache.Source) bool {
 // restore gives what a RUN did in an earlier run; ok is false if that isn't known.
 func (b *Build) restore(ctx context.Context, g *dockerfile.Graph, op *dockerfile.Op, hosted bool) (outputs []*state, ok bool, err error) {
 	r := &b.results
-	if op.Exec == nil || b.o.NoCache || r.keys[op] == "" || r.live[op] {
+	if op.Exec == nil || b.o.NoCache || r.keys[op] == "" || r.live[op] || r.below[op] {
 		return nil, false, nil
 	}
-	at, found := b.o.Memo.Get(b.recordKey(op, hosted))
-	if !found {
-		return nil, false, nil
-	}
-	data, found := b.o.Memo.Get("record " + string(at))
-	if !found {
-		return nil, false, nil
-	}
-	rec := opcache.Decode(data)
+	at, rec := b.record(b.recordKey(op, hosted))
 	if rec == nil || !rec.Usable(b.o.Store) || !b.current(ctx, rec.Sources) {
 		return nil, false, nil
 	}
@@ -317,7 +253,17 @@ func (b *Build) restore(ctx context.Context, g *dockerfile.Graph, op *dockerfile
 	if err != nil {
 		return nil, false, err
 	}
-	key := "record " + string(at) + " of " + root.key
+	s, err := b.restored(ctx, g, op, root, at, rec)
+	if err != nil || s == nil {
+		return nil, false, err
+	}
+	return []*state{s}, true, nil
+}
+
+// restored is the state that a record makes of root, once; nil if the record is damaged
+// or doesn't fit.
+func (b *Build) restored(ctx context.Context, g *dockerfile.Graph, op *dockerfile.Op, root *state, at string, rec *opcache.Record) (*state, error) {
+	key := "record " + at + " of " + root.key
 	if rec.Bound {
 		key += " for " + g.Platform.String()
 	}
@@ -325,7 +271,12 @@ func (b *Build) restore(ctx context.Context, g *dockerfile.Graph, op *dockerfile
 		if rec.Bound && root.stage != nil && root.stage.neutral {
 			root = b.bind(ctx, root, g.Platform)
 		}
-		s := &state{key: key + "/0", bound: rec.Bound, tree: root.tree.Fork(), stage: root.stage, deferred: root.deferred, loads: root.loads, sources: rec.Sources}
+		s := &state{key: key + "/0", bound: rec.Bound, tree: root.tree.Fork(), stage: root.stage, deferred: root.deferred, loads: root.loads, sources: rec.Sources, own: rec.Own}
+		did, err := rec.Did()
+		if err != nil {
+			return nil, err
+		}
+		s.identity = identify(func(ctx context.Context) (string, error) { return joined("did", root.identity.get(ctx), did), nil })
 		if err := rec.Restore(b.o.Store, s.tree); err != nil {
 			if ctx.Err() != nil {
 				return nil, context.Cause(ctx)
@@ -335,10 +286,10 @@ func (b *Build) restore(ctx context.Context, g *dockerfile.Graph, op *dockerfile
 		b.o.Event.Start("", b.label(g, op, rec.Bound), progress.Build, op.Name)(progress.Cached, op.Name)
 		return s, nil
 	})
-	if err != nil || value.(*state) == nil {
-		return nil, false, err
+	if err != nil {
+		return nil, err
 	}
-	return []*state{value.(*state)}, true, nil
+	return value.(*state), nil
 }
 
 // recordKey is where the name of an operation's record is kept. A stage may be made
@@ -349,7 +300,7 @@ func (b *Build) recordKey(op *dockerfile.Op, hosted bool) string {
 
 // keep notes what a RUN did, for the next run.
 func (b *Build) keep(op *dockerfile.Op, inputs, outputs []*state, bound bool) error {
-	if b.results.keys[op] == "" || len(outputs) != 1 || outputs[0] == nil {
+	if b.o.Memo == nil || b.o.Version == "" || len(outputs) != 1 || outputs[0] == nil {
 		return nil
 	}
 	root, out := rootState(op, inputs), outputs[0]
@@ -364,8 +315,17 @@ func (b *Build) keep(op *dockerfile.Op, inputs, outputs []*state, bound bool) er
 	if err != nil {
 		return err
 	}
-	rec.Bound, rec.Sources = bound, out.sources
+	rec.Bound, rec.Sources, rec.Own = bound, out.sources, out.own
+	return b.note(out, rec)
+}
+
+// note says which record a state has.
+func (b *Build) note(out *state, rec *opcache.Record) error {
 	data, err := rec.Encode()
+	if err != nil {
+		return err
+	}
+	did, err := rec.Did()
 	if err != nil {
 		return err
 	}
@@ -375,20 +335,37 @@ func (b *Build) keep(op *dockerfile.Op, inputs, outputs []*state, bound bool) er
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.pending["record "+at] = data
-	r.records[out] = at
+	r.records[out] = kept{at, did}
 	return nil
 }
 
+// did is what a state's record says that was done; empty if it has none.
+func (r *results) did(out *state) string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.records[out].did
+}
+
 // name says that the result of an operation is the one that is kept somewhere.
-func (b *Build) name(op *dockerfile.Op, outputs []*state, hosted bool) {
+func (b *Build) name(ctx context.Context, g *dockerfile.Graph, op *dockerfile.Op, inputs, outputs []*state, hosted bool) {
 	r := &b.results
-	if op.Exec == nil || r.keys[op] == "" || len(outputs) != 1 {
+	if op.Exec == nil || len(outputs) != 1 || outputs[0] == nil {
 		return
 	}
 	r.mu.Lock()
+	at := r.records[outputs[0]].at
+	r.mu.Unlock()
+	if at == "" {
+		return
+	}
+	alike := b.alike(ctx, g, op, inputs, outputs[0].bound)
+	r.mu.Lock()
 	defer r.mu.Unlock()
-	if at := r.records[outputs[0]]; at != "" {
+	if r.keys[op] != "" {
 		r.pending[b.recordKey(op, hosted)] = []byte(at)
+	}
+	if alike != "" {
+		r.pending["alike "+alike] = []byte(at)
 	}
 }
 
@@ -431,7 +408,7 @@ func (b *Build) flush(ctx context.Context) {
 					if err != nil {
 						return "", err
 					}
-					return contentDigest(ctx, t, times)
+					return (&Build{}).treeDigest(ctx, t, "/", times) // nothing of what was read before
 				})
 				if err != nil || now.(string) != was {
 					return
@@ -485,7 +462,7 @@ func (b *Build) keptLayers(ctx context.Context, chain []*dockerfile.Op) ([]*imag
 	)
 	for _, op := range chain {
 		key := b.layerKey(op)
-		if key == "" {
+		if key == "" || b.results.below[op] {
 			return nil, false
 		}
 		data, ok := b.o.Memo.Get(key)

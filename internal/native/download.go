@@ -2,11 +2,12 @@ package native
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"net/http"
-	"os"
 	"path"
 	"strings"
 	"time"
@@ -15,7 +16,9 @@ import (
 
 	"github.com/anyarch/anyarch/internal/dockerfile"
 	"github.com/anyarch/anyarch/internal/filetree"
+	"github.com/anyarch/anyarch/internal/native/download"
 	"github.com/anyarch/anyarch/internal/refusal"
+	"github.com/anyarch/anyarch/internal/trace"
 )
 
 // maxDownload bounds what ADD fetches, in bytes.
@@ -52,13 +55,70 @@ func (b *Build) fetch(ctx context.Context, h dockerfile.HTTP) (*filetree.Tree, e
 	return nil, &refusal.Error{Code: "PA107", Kind: refusal.Unavailable, Place: h.URL, Summary: "the file can't be downloaded", Seen: []string{last.Error()}, Err: last}
 }
 
+// fetched is what is remembered of a file that was downloaded: its content is in the
+// store.
+type fetched struct {
+	Digest   digest.Digest
+	Size     int64
+	Name     string // that the server gives it
+	ETag     string // if it says that the bytes are the same
+	Modified string // Last-Modified
+	// Since says that Modified tells one content from another: a file that changes twice
+	// within a second has one time for both (RFC 9110, 8.8.2.2).
+	Since bool
+}
+
+// recall gives what an earlier build has downloaded, if that is still there, and what it
+// was.
+func (b *Build) recall(h dockerfile.HTTP) (fetched, bool) {
+	var f fetched
+	if b.o.Memo == nil || b.o.NoCache {
+		return f, false
+	}
+	data, ok := b.o.Memo.Get("http " + h.URL)
+	if !ok || json.Unmarshal(data, &f) != nil || h.Checksum != "" && f.Digest.String() != h.Checksum {
+		return fetched{}, false
+	}
+	in, err := b.o.Store.Blob(f.Digest)
+	if err != nil {
+		return fetched{}, false
+	}
+	verifier := f.Digest.Verifier()
+	n, err := io.Copy(verifier, in)
+	if cerr := in.Close(); err == nil {
+		err = cerr
+	}
+	if err != nil || n != f.Size || !verifier.Verified() {
+		_ = b.o.Store.Delete(f.Digest) // it is damaged
+		return fetched{}, false
+	}
+	return f, true
+}
+
+// fetchOnce asks the server once. What it has and had before travels once: it is asked
+// with the validators of what came then, and not at all if the Dockerfile says which
+// bytes it is.
 func (b *Build) fetchOnce(ctx context.Context, h dockerfile.HTTP) (t *filetree.Tree, again bool, err error) {
+	known, here := b.recall(h)
+	if here && h.Checksum != "" {
+		t, err = b.fetchedTree(h, known)
+		return t, false, err
+	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, h.URL, nil)
 	if err != nil {
 		return nil, false, err
 	}
 	// The bytes that the checksum is of are those that the server has.
 	req.Header.Set("Accept-Encoding", "identity")
+	if here && known.ETag != "" {
+		req.Header.Set("If-None-Match", known.ETag)
+	}
+	if here && known.Since {
+		req.Header.Set("If-Modified-Since", known.Modified)
+	}
+	asked := req.Header.Get("If-None-Match")+req.Header.Get("If-Modified-Since") != ""
+	end := trace.Start(ctx, trace.Download, "GET "+download.Clean(h.URL))
+	defer func() { end() }()
 	resp, err := b.o.Client.Do(req)
 	if err != nil {
 		if ctx.Err() != nil {
@@ -67,44 +127,78 @@ func (b *Build) fetchOnce(ctx context.Context, h dockerfile.HTTP) (t *filetree.T
 		return nil, true, err
 	}
 	defer func() { _ = resp.Body.Close() }()
-	if resp.StatusCode != http.StatusOK {
+	now := fetched{Name: path.Base(resp.Request.URL.Path), Modified: resp.Header.Get("Last-Modified")}
+	if now.Name == "/" || now.Name == "." || strings.Contains(now.Name, "\x00") {
+		now.Name = "download"
+	}
+	switch {
+	case resp.StatusCode == http.StatusNotModified && asked:
+		known.Name = now.Name
+		if now.Modified != "" {
+			known.Modified = now.Modified
+		}
+		t, err = b.fetchedTree(h, known)
+		return t, false, err
+	case resp.StatusCode != http.StatusOK:
 		return nil, resp.StatusCode >= 500 || resp.StatusCode == http.StatusTooManyRequests, &refusal.Error{Code: "PA107", Place: h.URL, Summary: "the server answered " + resp.Status}
 	}
-	out, err := os.CreateTemp(b.o.Scratch, "download-*")
+	out, err := b.o.Store.Ingest()
 	if err != nil {
 		return nil, false, err
 	}
-	sum := digest.SHA256.Digester()
-	n, err := io.Copy(io.MultiWriter(out, sum.Hash()), io.LimitReader(resp.Body, maxDownload+1))
-	if cerr := out.Close(); err == nil {
-		err = cerr
-	}
+	defer out.Abort()
+	now.Size, err = io.Copy(out, io.LimitReader(resp.Body, maxDownload+1))
+	var full *refusal.Error
 	switch {
+	case errors.As(err, &full):
+		return nil, false, err // of the disk
 	case err != nil:
 		return nil, true, err
-	case resp.ContentLength >= 0 && n != resp.ContentLength:
-		return nil, true, fmt.Errorf("%d of %d bytes came", n, resp.ContentLength)
-	case h.Checksum != "" && sum.Digest().String() != h.Checksum:
+	case resp.ContentLength >= 0 && now.Size != resp.ContentLength:
+		return nil, true, fmt.Errorf("%d of %d bytes came", now.Size, resp.ContentLength)
+	case now.Size > maxDownload:
+		return nil, false, &refusal.Error{Code: "PA107", Place: h.URL, Summary: fmt.Sprintf("the file has more than %d bytes", int64(maxDownload))}
+	}
+	if now.Digest, err = out.Commit(""); err != nil {
+		return nil, false, err
+	}
+	if h.Checksum != "" && now.Digest.String() != h.Checksum {
 		return nil, false, &refusal.Error{Code: "PA107", Place: h.URL, Summary: "the file isn't the one that --checksum names",
-			Seen: []string{"it is " + sum.Digest().String(), "wanted " + h.Checksum}}
+			Seen: []string{"it is " + now.Digest.String(), "wanted " + h.Checksum}}
 	}
-	name := h.Filename
-	if name == "" {
-		name = path.Base(resp.Request.URL.Path)
-		if name == "/" || name == "." || strings.Contains(name, "\x00") {
-			name = "download"
-		}
+	if tag := resp.Header.Get("ETag"); strings.HasPrefix(tag, `"`) { // not a weak one: W/"…"
+		now.ETag = tag
 	}
+	changed, err1 := http.ParseTime(now.Modified)
+	told, err2 := http.ParseTime(resp.Header.Get("Date"))
+	now.Since = err1 == nil && err2 == nil && told.Sub(changed) >= time.Minute
+	if data, err := json.Marshal(now); err == nil && b.o.Memo != nil {
+		b.o.Memo.Put("http "+h.URL, data)
+	}
+	t, err = b.fetchedTree(h, now)
+	return t, false, err
+}
+
+// fetchedTree is the file that ADD copies.
+func (b *Build) fetchedTree(h dockerfile.HTTP, f fetched) (*filetree.Tree, error) {
 	a := filetree.Attr{Mode: 0o600, UID: h.UID, GID: h.GID, ModTime: b.now()}
 	if h.Mode != 0 {
 		a.Mode = fs.FileMode(h.Mode).Perm()
 	}
-	if stamp, err := http.ParseTime(resp.Header.Get("Last-Modified")); err == nil {
+	if stamp, err := http.ParseTime(f.Modified); err == nil {
 		a.ModTime = stamp
 	}
-	if n > 0 {
-		a.Content = filetree.FileContent(out.Name(), n)
+	if f.Size > 0 {
+		name, err := b.o.Store.Path(f.Digest)
+		if err != nil {
+			return nil, err
+		}
+		a.Content = filetree.FileContent(name, f.Size)
 	}
-	t = filetree.New()
-	return t, false, t.Put("/"+path.Base(name), a)
+	name := h.Filename
+	if name == "" {
+		name = f.Name
+	}
+	t := filetree.New()
+	return t, t.Put("/"+path.Base(name), a)
 }

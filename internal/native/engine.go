@@ -26,10 +26,13 @@ func (b *Build) layerOpener(img base.Image, i int) func(context.Context) (io.Rea
 	return func(ctx context.Context) (io.ReadCloser, error) { return b.o.OpenLayer(ctx, img, i) }
 }
 
+// scratch is the empty file system.
+var scratch = identify(func(context.Context) (string, error) { return "scratch", nil })
+
 // edge gives the state that an operation's input is, as platform g sees it.
 func (b *Build) edge(ctx context.Context, g *dockerfile.Graph, e dockerfile.Edge) (*state, error) {
 	if e.Op == nil || e.Output < 0 {
-		return &state{key: "scratch", tree: filetree.New(), deferred: &deferrals{}}, nil
+		return &state{key: "scratch", tree: filetree.New(), deferred: &deferrals{}, identity: scratch}, nil
 	}
 	return b.edgeIn(ctx, g, e, b.isHosted(e.Op))
 }
@@ -72,13 +75,16 @@ func (b *Build) eval(ctx context.Context, g *dockerfile.Graph, op *dockerfile.Op
 		return nil, err
 	}
 	key, bound := b.key(g, op, inputs)
+	if outputs, ok, err := b.restoreAlike(ctx, g, op, inputs, hosted, bound); ok || err != nil {
+		return outputs, err
+	}
 	outputs, err := b.execute(ctx, g, op, inputs, key, bound)
 	if !bound && errors.Is(err, errPlatform) {
 		// It read a file of the base after all.
 		outputs, err = b.execute(ctx, g, op, inputs, key+" "+g.Platform.String(), true)
 	}
 	if err == nil {
-		b.name(op, outputs, hosted)
+		b.name(ctx, g, op, inputs, outputs, hosted)
 	}
 	var known *needsHost
 	if errors.Is(err, errHost) && !errors.As(err, &known) {
@@ -171,13 +177,18 @@ func (b *Build) execute(ctx context.Context, g *dockerfile.Graph, op *dockerfile
 				o.key, o.bound = fmt.Sprintf("%s/%d", key, i), bound
 			}
 			if o != nil {
-				o.sources = sourcesOf(inputs, asked)
+				o.sources, o.own = sourcesOf(inputs, asked), sourcesOf(nil, asked)
 			}
 		}
 		if op.Exec != nil {
 			if err := b.keep(op, inputs, outputs, bound); err != nil {
 				end(progress.Failed, op.Name)
 				return nil, b.locate(op, err)
+			}
+		}
+		for i, o := range outputs {
+			if o != nil {
+				o.identity = b.identityOf(g, op, inputs, o, i, bound)
 			}
 		}
 		end(progress.Done, op.Name)

@@ -99,6 +99,7 @@ type Build struct {
 
 	memo      sync.Map // string → *once
 	sources   sync.Map // string → *once, of base images
+	sums      sync.Map // filetree.Content → string, hashes
 	warned    sync.Map // messages that were shown already
 	caches    cacheMounts
 	compiles  chan struct{}

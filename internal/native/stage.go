@@ -43,6 +43,9 @@ type state struct {
 	loads *platform.Platform
 	// sources are indexes of packages that it was made with; see cached.go.
 	sources []opcache.Source
+	own     []opcache.Source // those of sources that the operation itself has asked for
+	// identity is what can be seen of it; see content.go.
+	identity *identity
 }
 
 // errPlatform is what a step that was thought to be the same on every platform

@@ -23,13 +23,15 @@ type Track string
 
 // The tracks, in the order in which they are shown.
 const (
-	Step    Track = "steps"        // of platforms, as on the screen
-	Process Track = "go processes" // and others that are started
-	Layer   Track = "layers"
-	Request Track = "requests" // to registries, until the answer's header has come
+	Step     Track = "steps"        // of platforms, as on the screen
+	Process  Track = "go processes" // and others that are started
+	Layer    Track = "layers"
+	Request  Track = "requests"  // to registries, until the answer's header has come
+	Download Track = "downloads" // of packages, indexes and other files
+	Solve    Track = "BuildKit"  // builds by daemons
 )
 
-var tracks = []Track{Step, Process, Layer, Request}
+var tracks = []Track{Step, Process, Layer, Request, Download, Solve}
 
 // Recorder keeps the spans of one run. It is safe for concurrent use.
 type Recorder struct {

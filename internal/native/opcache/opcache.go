@@ -32,6 +32,15 @@ type Record struct {
 	Files   []file        `json:"files,omitempty"`
 	Bound   bool          `json:"bound,omitempty"`   // it depends on the platform
 	Sources []Source      `json:"sources,omitempty"` // of it and of all that it was made from
+	Own     []Source      `json:"own,omitempty"`     // of it alone
+}
+
+// Did identifies what the instruction did, and nothing else.
+func (r *Record) Did() (string, error) {
+	only := *r
+	only.Sources, only.Own = nil, nil
+	data, err := only.Encode()
+	return digest.FromBytes(data).Encoded(), err
 }
 
 type file struct {
