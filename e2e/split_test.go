@@ -44,7 +44,7 @@ func main() {
 	arch := os.Getenv("TARGETARCH")
 	conn, err := net.Dial("tcp", os.Args[1])
 	check(err)
-	_, err = conn.Write([]byte(arch + "\n"))
+	_, err = conn.Write([]byte(arch + " " + os.Getenv("CASE") + "\n"))
 	check(err)
 	_, err = io.ReadAll(conn)
 	check(err)
@@ -63,7 +63,7 @@ func main() {
 
 const splitDockerfile = `FROM --platform=$BUILDPLATFORM REGISTRY/kit/cross:1 AS cross
 COPY tool-* ballast /tools/
-ARG TARGETARCH
+ARG TARGETARCH CASE
 RUN ["/bin/cross", "ADDRESS"]
 
 FROM scratch AS unused
@@ -85,13 +85,13 @@ ENTRYPOINT ["/bin/app", "/tmp/x"]
 type split struct {
 	*kit
 	mu      sync.Mutex
-	crossed []string     // architectures that were cross-compiled for
-	hold    func(string) // is called while one is
+	crossed map[string][]string                    // what was cross-compiled for, by case
+	during  map[string]func(arch string, time int) // is called while it is
 }
 
 func newSplit(t *testing.T) *split {
 	t.Helper()
-	s := &split{kit: newKit(t)}
+	s := &split{kit: newKit(t), crossed: map[string][]string{}, during: map[string]func(string, int){}}
 	source := filepath.Join(t.TempDir(), "cross.go")
 	check(t, os.WriteFile(source, []byte(crossTool), 0o644))
 	cmd := exec.Command("go", "build", "-ldflags=-s -w", "-o", filepath.Join(s.dir, "cross"), source)
@@ -99,7 +99,7 @@ func newSplit(t *testing.T) *split {
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	ballast := make([]byte, 16<<20)
+	ballast := make([]byte, 4<<20)
 	_, err := rand.Read(ballast)
 	check(t, err)
 	check(t, os.WriteFile(filepath.Join(s.dir, "ballast"), ballast, 0o644))
@@ -114,16 +114,17 @@ func newSplit(t *testing.T) *split {
 			}
 			go func() {
 				defer conn.Close()
-				arch, err := bufio.NewReader(conn).ReadString('\n')
+				line, err := bufio.NewReader(conn).ReadString('\n')
 				if err != nil {
 					return
 				}
+				arch, name, _ := strings.Cut(strings.TrimSpace(line), " ")
 				s.mu.Lock()
-				s.crossed = append(s.crossed, strings.TrimSpace(arch))
-				hold := s.hold
+				s.crossed[name] = append(s.crossed[name], arch)
+				during, n := s.during[name], len(s.crossed[name])
 				s.mu.Unlock()
-				if hold != nil {
-					hold(strings.TrimSpace(arch))
+				if during != nil {
+					during(arch, n)
 				}
 			}()
 		}
@@ -140,27 +141,43 @@ func (s *split) start(t *testing.T) *buildkittest.Daemon {
 	return buildkittest.Start(t, s.registry)
 }
 
-// crosses gives what was cross-compiled since the last time, sorted.
-func (s *split) crosses() string {
+// crosses gives what was cross-compiled for in a case since the last time, sorted.
+func (s *split) crosses(name string) string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	list := s.crossed
-	s.crossed = nil
+	list := s.crossed[name]
+	delete(s.crossed, name)
 	slices.Sort(list)
 	return strings.Join(list, " ")
 }
 
 // build builds both platforms with a cache of its own, and gives the digest, what was
-// reported, and how large the largest blob is that came to this machine.
-func (s *split) build(t *testing.T, output string, args ...string) (digest, log string, largest int64) {
+// reported, and how large the largest blob is that came to this machine. The case is what
+// cross compilers report as; each has a result of its own. As soon as the program of the
+// image runs for linux/386, started is called, if there is one.
+func (s *split) build(t *testing.T, name string, started func(), args ...string) (digest, log string, largest int64) {
 	t.Helper()
 	cache := filepath.Join(t.TempDir(), "cache")
-	cmd := s.command(append([]string{"build", "--engine", "buildkit", "--platform", "linux/amd64,linux/386", "--progress", "rawjson", "--output", "oci:" + output, "."}, args...)...)
+	cmd := s.command(append([]string{"build", "--engine", "buildkit", "--platform", "linux/amd64,linux/386", "--progress", "rawjson",
+		"--output", "oci:" + name, "--build-arg", "CASE=" + name, "."}, args...)...)
 	cmd.Env = append(cmd.Env, "ANYARCH_CACHE="+cache, "SOURCE_DATE_EPOCH=1700000000")
-	var stdout, stderr strings.Builder
-	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	if err := cmd.Run(); err != nil {
-		t.Fatalf("%v\n%s", err, stderr.String())
+	var stdout, all strings.Builder
+	cmd.Stdout = &stdout
+	stderr, err := cmd.StderrPipe()
+	check(t, err)
+	check(t, cmd.Start())
+	lines := bufio.NewScanner(stderr)
+	lines.Buffer(nil, 1<<20)
+	for lines.Scan() {
+		all.WriteString(lines.Text() + "\n")
+		var event struct{ Platform, State, Message string }
+		if json.Unmarshal(lines.Bytes(), &event) == nil && event.Platform == "linux/386" && event.State == "started" && strings.Contains(event.Message, "/bin/app") && strings.Contains(event.Message, "RUN") && started != nil {
+			started()
+			started = nil
+		}
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Fatalf("%v\n%s", err, all.String())
 	}
 	check(t, filepath.WalkDir(cache, func(_ string, d fs.DirEntry, err error) error {
 		if err != nil || !d.Type().IsRegular() {
@@ -173,7 +190,7 @@ func (s *split) build(t *testing.T, output string, args ...string) (digest, log 
 		return err
 	}))
 	_, digest, _ = strings.Cut(stdout.String(), "@")
-	return strings.TrimSpace(digest), stderr.String(), largest
+	return strings.TrimSpace(digest), all.String(), largest
 }
 
 // ran gives the instructions that were finished for a platform, by node.
@@ -191,38 +208,105 @@ func ran(log, platform string) map[string]string {
 
 // TestBuildKitSplit builds one image on two daemons: the stage that cross-compiles on the
 // first, and what runs programs of the image on the other. The image is that of one
-// daemon.
+// daemon. Then daemons are lost, one way or another, and the image is still the same.
 func TestBuildKitSplit(t *testing.T) {
 	peers(t)
 	s := newSplit(t)
-	first, second, alone := s.start(t), s.start(t), s.start(t)
-	want, log, _ := s.build(t, "alone", "-f", "Split", "--builder", alone.Address)
-	if got := s.crosses(); got != "386 amd64" {
+	alone := s.start(t)
+	want, log, _ := s.build(t, "alone", nil, "-f", "Split", "--builder", alone.Address)
+	if got := s.crosses("alone"); got != "386 amd64" {
 		t.Errorf("on one node it was cross-compiled for %s\n%s", got, log)
 	}
-	nodes := []string{"--builder", first.Address + "=linux/amd64", "--builder", second.Address + "=linux/386"}
-	got, log, largest := s.build(t, "split", append([]string{"-f", "Split", "--cache-to", "type=local,mode=max,dest=" + filepath.Join(s.dir, "kept")}, nodes...)...)
-	if got != want {
-		diff, _ := s.run(t, false, "diff", "alone", "split")
-		t.Errorf("on two nodes the image is %s, on one %s\n%s\n%s", got, want, diff, log)
+	t.Run("two", func(t *testing.T) {
+		first, second := s.start(t), s.start(t)
+		kept := filepath.Join(s.dir, "kept")
+		got, log, largest := s.build(t, "two", nil, "-f", "Split", "--builder", first.Address+"=linux/amd64", "--builder", second.Address+"=linux/386", "--cache-to", "type=local,mode=max,dest="+kept)
+		if got != want {
+			diff, _ := s.run(t, false, "diff", "alone", "two")
+			t.Errorf("on two nodes the image is %s, on one %s\n%s\n%s", got, want, diff, log)
+		}
+		if got := s.crosses("two"); got != "386 amd64" {
+			t.Errorf("on two nodes it was cross-compiled for %s", got)
+		}
+		if largest > 3<<20 {
+			t.Errorf("a blob of %d bytes was handed over, which is more than what is read of the stage", largest)
+		}
+		by := ran(log, "linux/386")
+		if !strings.Contains(by[first.Address], "/bin/cross") || strings.Contains(by[second.Address], "/bin/cross") || !strings.Contains(by[second.Address], "/bin/app") {
+			t.Errorf("what ran where for linux/386: %q", by)
+		}
+		if !strings.Contains(log, "handed over") || strings.Contains(log, `"state":"warning"`) {
+			t.Errorf("it isn't said, or something is warned about:\n%s", log)
+		}
+		// Others begin with what these have kept.
+		got, log, _ = s.build(t, "two", nil, "-f", "Split", "--builder", s.start(t).Address+"=linux/amd64", "--builder", s.start(t).Address+"=linux/386", "--cache-from", "type=local,src="+kept)
+		if crossed := s.crosses("two"); got != want || crossed != "" {
+			t.Errorf("with the caches of other nodes the image is %s, want %s, and it was cross-compiled for %q\n%s", got, want, crossed, log)
+		}
+	})
+	text, err := os.ReadFile(filepath.Join(s.dir, "Split"))
+	check(t, err)
+	s.file(t, "Slow", strings.Replace(string(text), `"/made"`, `"/made", "5s"`, 1))
+	slow, log, _ := s.build(t, "slow", nil, "-f", "Slow", "--builder", alone.Address)
+	if s.crosses("slow") != "386 amd64" {
+		t.Error(log)
 	}
-	if got := s.crosses(); got != "386 amd64" {
-		t.Errorf("on two nodes it was cross-compiled for %s", got)
+	for _, c := range []struct {
+		name string
+		lose func(*buildkittest.Daemon)
+		fast bool // the node that cross-compiles is lost, else the other one
+	}{
+		{"fast killed", (*buildkittest.Daemon).Kill, true},
+		{"fast silent", (*buildkittest.Daemon).Freeze, true},
+		{"other killed", (*buildkittest.Daemon).Kill, false},
+		{"other silent", (*buildkittest.Daemon).Freeze, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel() // a silent daemon is waited for
+			name := strings.ReplaceAll(c.name, " ", "-")
+			first, second := s.start(t), s.start(t)
+			args := []string{"--builder", first.Address + "=linux/amd64", "--builder", second.Address + "=linux/386"}
+			file, same, crossed := "Split", want, "386 386 amd64"
+			var started func()
+			if c.fast {
+				args = append(args, "--builder", s.start(t).Address+"=linux/amd64")
+				s.mu.Lock()
+				s.during[name] = func(arch string, n int) {
+					if arch == "386" && n < 3 {
+						c.lose(first)
+					}
+				}
+				s.mu.Unlock()
+			} else {
+				file, same, crossed = "Slow", slow, "386 amd64"
+				args = append(args, "--builder", s.start(t).Address+"=linux/386")
+				started = func() { c.lose(second) }
+			}
+			got, log, _ := s.build(t, name, started, append(args, "-f", file)...)
+			if got != same || !strings.Contains(log, "PA143") {
+				t.Errorf("the image is %s, want %s\n%s", got, same, log)
+			}
+			// linux/amd64 is on the first node, too: it may have to be built again.
+			if got := s.crosses(name); got != crossed && !(c.fast && got == "386 386 amd64 amd64") {
+				t.Errorf("it was cross-compiled for %s, want %s", got, crossed)
+			}
+		})
 	}
-	if largest > 8<<20 {
-		t.Errorf("a blob of %d bytes was handed over, which is more than what is read of the stage", largest)
-	}
-	by := ran(log, "linux/386")
-	if !strings.Contains(by[first.Address], "/bin/cross") || strings.Contains(by[second.Address], "/bin/cross") || !strings.Contains(by[second.Address], "/bin/app") {
-		t.Errorf("what ran where for linux/386: %q", by)
-	}
-	if !strings.Contains(log, "handed over") {
-		t.Errorf("it isn't said:\n%s", log)
-	}
-	// Others begin with what these have kept.
-	nodes = []string{"--builder", s.start(t).Address + "=linux/amd64", "--builder", s.start(t).Address + "=linux/386"}
-	got, log, _ = s.build(t, "kept-split", append([]string{"-f", "Split", "--cache-from", "type=local,src=" + filepath.Join(s.dir, "kept")}, nodes...)...)
-	if crossed := s.crosses(); got != want || crossed != "" {
-		t.Errorf("with the caches of other nodes the image is %s, want %s, and it was cross-compiled for %q\n%s", got, want, crossed, log)
-	}
+	t.Run("none left", func(t *testing.T) {
+		t.Parallel()
+		first, second := s.start(t), s.start(t)
+		s.mu.Lock()
+		s.during["none"] = func(arch string, _ int) {
+			if arch == "386" {
+				first.Kill()
+				second.Kill()
+			}
+		}
+		s.mu.Unlock()
+		_, log := s.run(t, false, "publish", "--engine", "buildkit", "--platform", "linux/amd64,linux/386", "-f", "Split", "--build-arg", "CASE=none", "-t", s.registry+"/kit/none:1",
+			"--builder", first.Address+"=linux/amd64", "--builder", second.Address+"=linux/386", ".")
+		if !strings.Contains(log, "PA143") || s.tagged(t, "kit/none", "1") {
+			t.Error(log)
+		}
+	})
 }

@@ -17,6 +17,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/anyarch/anyarch/internal/dockerfile"
 	"github.com/anyarch/anyarch/internal/image"
 	"github.com/anyarch/anyarch/internal/platform"
 	"github.com/anyarch/anyarch/internal/progress"
@@ -76,7 +77,7 @@ func (b *Build) solveParts(ctx context.Context, p platform.Platform, d *plan, a 
 	layouts := maps.Clone(b.layouts)
 	layouts[handoverStore] = b.blobs
 	return b.image(ctx, a.node, p, job{
-		opt: client.SolveOpt{OCIStores: layouts, LocalMounts: b.mounts, CacheExports: exports, CacheImports: imports},
+		opt: client.SolveOpt{FrontendAttrs: map[string]string{"platform": dockerfile.Format(p)}, OCIStores: layouts, LocalMounts: b.mounts, CacheExports: exports, CacheImports: imports},
 		build: func(ctx context.Context, c gateway.Client) (*gateway.Result, *graph, error) {
 			w := d.writer(c.BuildOpts().SessionID)
 			for i, part := range a.parts {
@@ -132,7 +133,7 @@ func (b *Build) makePart(ctx context.Context, p platform.Platform, d *plan, c *p
 	}
 	resp, err := b.run(ctx, c.node, p, job{
 		opt: client.SolveOpt{
-			FrontendAttrs: map[string]string{}, // the client adds to them
+			FrontendAttrs: map[string]string{"platform": dockerfile.Format(p)},
 			OCIStores:     b.layouts, LocalMounts: b.mounts, CacheExports: exports, CacheImports: imports,
 			Exports: []client.ExportEntry{{Type: client.ExporterOCI, OutputStore: b.blobs, Attrs: map[string]string{
 				"tar": "false", "oci-mediatypes": "true", "compression": "zstd", "compression-level": "1", "force-compression": "true",

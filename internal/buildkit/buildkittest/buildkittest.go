@@ -141,7 +141,12 @@ func (d *Daemon) Kill() {
 	<-d.ended
 }
 
+// Freeze stops the daemon without a word: connections to it stay open, and nothing is
+// answered any more.
+func (d *Daemon) Freeze() { _ = d.cmd.Process.Signal(syscall.SIGSTOP) }
+
 func (d *Daemon) stop() {
+	_ = d.cmd.Process.Signal(syscall.SIGCONT) // it may be frozen
 	_ = d.cmd.Process.Signal(syscall.SIGTERM)
 	select {
 	case <-d.ended:
