@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/docker/cli/cli/config/types"
+	"github.com/docker/go-units"
 	"github.com/moby/buildkit/client"
 	"github.com/moby/buildkit/session/auth/authprovider"
 	"github.com/moby/buildkit/session/secrets"
@@ -20,6 +22,7 @@ import (
 	"github.com/moby/buildkit/session/sshforward/sshprovider"
 	spb "github.com/moby/buildkit/sourcepolicy/pb"
 	"github.com/moby/buildkit/util/entitlements"
+	"github.com/opencontainers/go-digest"
 	"github.com/tonistiigi/fsutil"
 	"github.com/tonistiigi/go-csvvalue"
 
@@ -47,9 +50,23 @@ func (b *Build) prepare() error {
 		}
 	}
 	set("target", o.Target)
-	set("shm-size", o.ShmSize)
-	set("add-hosts", strings.Join(o.Hosts, ","))
+	var refused refusal.Collect
+	if o.ShmSize != "" {
+		size, err := units.RAMInBytes(o.ShmSize)
+		if err != nil || size <= 0 {
+			refused.Add(usage("--shm-size "+o.ShmSize, "this is no size", "--shm-size 64m"))
+		}
+		set("shm-size", strconv.FormatInt(size, 10))
+	}
+	for _, u := range o.Ulimits {
+		if _, err := units.ParseUlimit(u); err != nil {
+			refused.Add(usage("--ulimit "+u, err.Error(), "--ulimit nofile=1024:4096"))
+		}
+	}
 	set("ulimit", strings.Join(o.Ulimits, ","))
+	hosts, err := readHosts(o.Hosts)
+	refused.Add(err)
+	set("add-hosts", strings.Join(hosts, ","))
 	if o.Network != "" && o.Network != "default" {
 		f["force-network-mode"] = o.Network
 	}
@@ -66,8 +83,6 @@ func (b *Build) prepare() error {
 		f["label:"+k] = v
 	}
 	b.frontend = f
-	var refused refusal.Collect
-	var err error
 	if b.to, err = readCaches("--cache-to", o.CacheTo, o.Getenv); err != nil && !refused.Add(err) {
 		return err
 	}
@@ -117,6 +132,28 @@ func (b *Build) prepare() error {
 		return err
 	}
 	return b.openContexts()
+}
+
+// readHosts reads --add-host NAME=ADDRESS, and NAME:ADDRESS as docker has had it longer.
+func readHosts(list []string) ([]string, error) {
+	var out []string
+	var refused refusal.Collect
+	for _, text := range list {
+		name, address, ok := strings.Cut(text, "=")
+		if !ok {
+			name, address, ok = strings.Cut(text, ":")
+		}
+		address = strings.TrimSuffix(strings.TrimPrefix(address, "["), "]")
+		switch {
+		case address == "host-gateway":
+			refused.Add(usage("--add-host "+text, "host-gateway is known to Docker's engine alone", "--add-host "+name+"=192.0.2.1"))
+		case !ok || name == "" || strings.ContainsAny(name, ",\"") || net.ParseIP(address) == nil:
+			refused.Add(usage("--add-host "+text, "it is written NAME=ADDRESS, with the address in numbers", "--add-host db.example.com=192.0.2.1"))
+		default:
+			out = append(out, name+"="+address)
+		}
+	}
+	return out, refused.Err()
 }
 
 // writeDockerfile makes the directory that the Dockerfile of a platform and the ignore
@@ -174,17 +211,27 @@ func (b *Build) openContexts() error {
 	return nil
 }
 
-// openLayout opens DIR[:TAG] or DIR@DIGEST.
+// openLayout opens DIR[:TAG][@DIGEST].
 func openLayout(text string) (*store.Store, string, error) {
 	dir, name := text, "latest"
+	pinned := false
 	if i := strings.LastIndex(text, "@"); i > 0 {
-		dir, name = text[:i], text[i+1:]
-	} else if i := strings.LastIndex(text, ":"); i > 1 && !strings.Contains(text[i:], "/") {
-		dir, name = text[:i], text[i+1:]
+		dir, name, pinned = text[:i], text[i+1:], true
+	}
+	if i := strings.LastIndex(dir, ":"); i > 1 && !strings.Contains(dir[i:], "/") {
+		if !pinned {
+			name = dir[i+1:]
+		}
+		dir = dir[:i]
 	}
 	st, err := store.Open(dir)
 	if err != nil {
 		return nil, "", err
+	}
+	if d, err := digest.Parse(name); err == nil && pinned {
+		if _, err := st.Size(d); err == nil {
+			return st, name, nil // an image within an index, too
+		}
 	}
 	d, err := st.Find(name)
 	if err != nil {
@@ -263,20 +310,29 @@ func readCaches(flag string, list []string, getenv func(string) string) ([]clien
 				need("src")
 			}
 		case "gha":
-			if v2, _ := strconv.ParseBool(getenv("ACTIONS_CACHE_SERVICE_V2")); v2 || e.Attrs["version"] == "2" {
+			version := e.Attrs["version"]
+			if v2, _ := strconv.ParseBool(getenv("ACTIONS_CACHE_SERVICE_V2")); v2 && version == "" {
+				version = "2"
+			}
+			if version == "2" {
 				fill("url_v2", "ACTIONS_RESULTS_URL")
 			}
 			fill("url", "ACTIONS_CACHE_URL", "ACTIONS_RESULTS_URL")
 			fill("token", "ACTIONS_RUNTIME_TOKEN")
-			need("url", "token")
+			if e.Attrs["url_v2"] == "" {
+				need("url")
+			}
+			need("token")
 		case "s3":
-			fill("access_key_id", "AWS_ACCESS_KEY_ID")
-			fill("secret_access_key", "AWS_SECRET_ACCESS_KEY")
-			fill("session_token", "AWS_SESSION_TOKEN")
+			// What is one's own and what is the environment's aren't mixed; what neither
+			// has the daemon may have, of its own environment or machine.
+			if e.Attrs["access_key_id"] == "" && e.Attrs["secret_access_key"] == "" && e.Attrs["session_token"] == "" {
+				fill("access_key_id", "AWS_ACCESS_KEY_ID")
+				fill("secret_access_key", "AWS_SECRET_ACCESS_KEY")
+				fill("session_token", "AWS_SESSION_TOKEN")
+			}
 			fill("region", "AWS_REGION", "AWS_DEFAULT_REGION")
-			need("region", "bucket")
-		case "azblob":
-			need("account_url")
+		case "azblob": // the daemon may have its account from its environment, too
 		default:
 			err = fmt.Errorf("type %q is none of registry, local, inline, gha, s3 and azblob", e.Type)
 		}

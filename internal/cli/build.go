@@ -85,7 +85,7 @@ func (b *buildFlags) register(f *pflag.FlagSet) {
 	f.StringArrayVar(&b.req.Image.Annotations, "annotation", nil, "`KEY=VALUE` annotation of the index and every manifest")
 	f.StringArrayVar(&b.req.Image.Files, "file", nil, "extra file or directory `SRC:DST[:mode=0644,owner=UID:GID]`")
 
-	f.StringVar(&b.req.Compression, "compression", "gzip", "of new layers: gzip|zstd")
+	f.StringVar(&b.req.Compression, "compression", "gzip", "of new layers: gzip|zstd, and estargz|uncompressed with BuildKit")
 	f.StringVar(&b.req.MediaTypes, "media-types", "oci", "oci|docker")
 	f.StringVar(&b.req.Verify, "verify", "", "what to prove beyond what this run adds: config|entrypoint|all, the base's layers too (default config)")
 	f.StringVar(&b.latest, "latest", "newest", "when the tag latest moves beside a version: newest|always|never")

@@ -36,6 +36,8 @@ type buildkitFlags struct {
 	policy     string
 	shmSize    string
 	level      string
+	// compression is one that only BuildKit has, empty for one of the plan's.
+	compression string
 }
 
 // buildkitOnly are their names.
@@ -64,6 +66,7 @@ func (k *buildkitFlags) wanted(network string) string {
 		"--add-host": len(k.hosts) > 0, "--ulimit": len(k.ulimits) > 0, "--attest": len(k.attest) > 0, "--source-policy": k.policy != "",
 		"--provenance": k.provenance != "" && k.provenance != "false", "--sbom": k.sbom != "" && k.sbom != "false",
 		"--shm-size": k.shmSize != "", "--compression-level": k.level != "", "--network host": network == "host",
+		"--compression " + k.compression: k.compression != "",
 	}
 	for _, name := range slices.Sorted(maps.Keys(given)) {
 		if given[name] {
@@ -71,6 +74,14 @@ func (k *buildkitFlags) wanted(network string) string {
 		}
 	}
 	return ""
+}
+
+// compression takes a compression of layers: the plan's, or one that only BuildKit has.
+func (b *buildFlags) compression(name string) {
+	b.req.Compression = name
+	if name == "estargz" || name == "uncompressed" {
+		b.req.Compression, b.docker.kit.compression = "", name
+	}
 }
 
 // onlyBuildKit refuses named contexts that the native engine can't read.
@@ -224,7 +235,7 @@ func (a *app) prepareBuildKit(b *buildFlags, in *dockerInput, nodes []*buildkit.
 		Contexts: contexts, Target: d.target, BuildArgs: func(p platform.Platform) map[string]string { return in.args[p] }, Labels: in.labels,
 		Network: d.network, Hosts: d.kit.hosts, NoCache: d.noCache, IgnoreCache: d.noFilter, Pull: d.pull, ShmSize: d.kit.shmSize, Ulimits: d.kit.ulimits,
 		Secrets: secrets, SSH: d.kit.ssh, Allow: d.kit.allow, CacheTo: d.kit.cacheTo, CacheFrom: d.kit.cacheFrom, SourcePolicy: policy, Attest: attest,
-		Compression: string(in.plan.Compression), Level: d.kit.level, Docker: in.plan.MediaTypes == image.Docker,
+		Compression: first(d.kit.compression, string(in.plan.Compression)), Level: d.kit.level, Docker: in.plan.MediaTypes == image.Docker,
 		Annotations: in.plan.Images[0].Annotations, LayerTime: in.plan.LayerTime,
 		Credentials: client.Credentials, Getenv: a.Getenv, Store: kept.Blobs(), Event: event,
 	})

@@ -412,10 +412,10 @@ func (d *dockerBuildFlags) readExport(a *app, text string, options map[string]st
 				d.build.req.MediaTypes = "docker"
 			}
 		case "compression":
-			if value != "gzip" && value != "zstd" {
+			if !slices.Contains([]string{"gzip", "zstd", "estargz", "uncompressed"}, value) {
 				return refuse("layers are compressed with gzip or zstd", "compression=gzip")
 			}
-			d.build.req.Compression = value
+			d.build.compression(value)
 		case "rewrite-timestamp", "source-date-epoch": // layers have no time of their own in any case
 		case "push-by-digest":
 			if on(key) {

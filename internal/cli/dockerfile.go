@@ -96,6 +96,9 @@ func (b *buildFlags) checkFlags(cmd *cobra.Command) error {
 	case !slices.Contains([]string{"", "default", "none", "host"}, b.docker.network):
 		refused.Add(&refusal.Error{Code: "PA502", Kind: refusal.Usage, Place: "--network " + b.docker.network, Summary: "there is no such network", Fix: []string{"--network default", "--network none"}})
 	}
+	if b.docker.file != "" {
+		b.compression(b.req.Compression)
+	}
 	return refused.Err()
 }
 
