@@ -1,4 +1,5 @@
-// Package buildkittest starts BuildKit daemons for tests.
+//go:build linux
+
 package buildkittest
 
 import (

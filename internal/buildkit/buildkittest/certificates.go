@@ -1,3 +1,4 @@
+// Package buildkittest starts BuildKit daemons for tests, and makes certificates for them.
 package buildkittest
 
 import (
