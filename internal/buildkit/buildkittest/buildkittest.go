@@ -3,6 +3,8 @@
 package buildkittest
 
 import (
+	"cmp"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -26,19 +28,26 @@ type Daemon struct {
 // and runc or crun on PATH, and root.
 func Need(t testing.TB) (program, runtime string) {
 	t.Helper()
-	program, err := exec.LookPath("buildkitd")
+	program, runtime, err := look()
 	if err != nil {
-		t.Skip("buildkitd isn't installed")
+		t.Skip(err)
+	}
+	return program, runtime
+}
+
+func look() (program, runtime string, err error) {
+	if program, err = exec.LookPath("buildkitd"); err != nil {
+		return "", "", errors.New("buildkitd isn't installed")
 	}
 	if os.Getuid() != 0 {
-		t.Skip("buildkitd needs root here")
+		return "", "", errors.New("buildkitd needs root here")
 	}
 	if runtime, err = exec.LookPath("runc"); err != nil {
 		if runtime, err = exec.LookPath("crun"); err != nil {
-			t.Skip("neither runc nor crun is installed")
+			return "", "", errors.New("neither runc nor crun is installed")
 		}
 	}
-	return program, runtime
+	return program, runtime, nil
 }
 
 // Options say what a daemon of a test is; the zero value is one on a socket.
@@ -52,6 +61,11 @@ type Options struct {
 	Cert, Key, CA string
 	// Strict grants no entitlement.
 	Strict bool
+	// Snapshotter is native if it is empty.
+	Snapshotter string
+	// Parent is the directory that the daemon gets one of its own in; that of temporary
+	// files if it is empty. The path of a socket has room for 107 bytes.
+	Parent string
 }
 
 // Start starts a daemon that may use the registries at the given addresses without TLS;
@@ -65,9 +79,22 @@ func Start(t testing.TB, registries ...string) *Daemon {
 // StartWith starts a daemon, as [Start] does.
 func StartWith(t testing.TB, o Options) *Daemon {
 	t.Helper()
-	program, runtime := Need(t)
-	// The path of a socket has room for 107 bytes; names of tests are longer.
-	dir, err := os.MkdirTemp("", "buildkitd-")
+	d, err := Try(t, o)
+	if err != nil {
+		t.Skip(err)
+	}
+	return d
+}
+
+// Try starts a daemon until the end of a test. The error says why there can't be one.
+func Try(t testing.TB, o Options) (*Daemon, error) {
+	t.Helper()
+	program, runtime, err := look()
+	if err != nil {
+		return nil, err
+	}
+	// Names of tests are too long for the path of a socket.
+	dir, err := os.MkdirTemp(o.Parent, "buildkitd-")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -97,7 +124,7 @@ func StartWith(t testing.TB, o Options) *Daemon {
 	for deadline := time.Now().Add(time.Minute); ; time.Sleep(100 * time.Millisecond) {
 		if conn, err := net.Dial("unix", socket); err == nil {
 			_ = conn.Close()
-			return d
+			return d, nil
 		}
 		select {
 		case <-d.ended:
@@ -107,7 +134,7 @@ func StartWith(t testing.TB, o Options) *Daemon {
 			}
 		}
 		text, _ := os.ReadFile(log.Name())
-		t.Skipf("buildkitd doesn't start here: %s", lastLine(string(text)))
+		return nil, fmt.Errorf("buildkitd doesn't start here: %s", lastLine(string(text)))
 	}
 }
 
@@ -126,7 +153,7 @@ func (o Options) config(dir, socket, runtime string) string {
 	if o.Cert != "" {
 		fmt.Fprintf(&conf, "[grpc.tls]\n  cert = %q\n  key = %q\n  ca = %q\n", o.Cert, o.Key, o.CA)
 	}
-	fmt.Fprintf(&conf, "[worker.oci]\n  snapshotter = \"native\"\n  networkMode = \"host\"\n  binary = %q\n[worker.containerd]\n  enabled = false\n", runtime)
+	fmt.Fprintf(&conf, "[worker.oci]\n  snapshotter = %q\n  networkMode = \"host\"\n  binary = %q\n[worker.containerd]\n  enabled = false\n", cmp.Or(o.Snapshotter, "native"), runtime)
 	if len(o.Registries) > 0 {
 		fmt.Fprintf(&conf, "[registry.\"docker.io\"]\n  mirrors = [%q]\n", o.Registries[0])
 	}
