@@ -308,6 +308,34 @@ func TestPassThroughSources(t *testing.T) {
 	}
 }
 
+// TestPassThroughTime builds by two daemons that share nothing: the digest is the same, and
+// what a program made has the time that was asked for, or the beginning of all times.
+func TestPassThroughTime(t *testing.T) {
+	peers(t)
+	k := newProbeKit(t)
+	one, two := buildkittest.Start(t), buildkittest.Start(t)
+	k.file(t, "Dockerfile", "FROM scratch\nCOPY probe /bin/probe\nRUN [\"/bin/probe\", \"/report\", \"env:SOURCE_DATE_EPOCH\"]\n")
+	for _, epoch := range []string{"", "1700000000"} {
+		t.Setenv("SOURCE_DATE_EPOCH", epoch)
+		var digests []string
+		for _, d := range []*buildkittest.Daemon{one, two} {
+			out, _ := k.run(t, true, "build", "--engine", "buildkit", "-f", "Dockerfile", "--platform", "linux/amd64,linux/386", "--builder", d.Address, "--output", "oci:timed", "--no-cache", ".")
+			_, digest, _ := strings.Cut(out, "@")
+			digests = append(digests, digest)
+		}
+		if digests[0] != digests[1] {
+			t.Errorf("SOURCE_DATE_EPOCH=%s: the digests are %v", epoch, digests)
+		}
+		want := "1970-01-01T00:00:00Z"
+		if epoch != "" {
+			want = "2023-11-14T22:13:20Z"
+		}
+		if out, _ := k.run(t, true, "inspect", "timed"); !strings.Contains(out, want) {
+			t.Errorf("SOURCE_DATE_EPOCH=%s:\n%s", epoch, out)
+		}
+	}
+}
+
 // manifests are the images and the attestations of the only tag of a layout.
 func (k *kit) manifests(t *testing.T, layout string) (images []ocispec.Manifest, attestations []ocispec.Manifest) {
 	t.Helper()

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -260,6 +261,9 @@ func (b *Build) exporter() map[string]string {
 	return attrs
 }
 
+// secretValues are what opens a cache, which is never shown.
+var secretValues = regexp.MustCompile(`(?i)\b(secret_access_key|session_token|token|ghtoken)=[^,]*`)
+
 // readCaches reads --cache-to and --cache-from: type=TYPE,KEY=VALUE,… or a reference.
 // What GitHub's and Amazon's caches need is taken from where their own clients take it.
 func readCaches(flag string, list []string, getenv func(string) string) ([]client.CacheOptionsEntry, error) {
@@ -278,7 +282,7 @@ func readCaches(flag string, list []string, getenv func(string) string) ([]clien
 		for _, field := range fields {
 			k, v, ok := strings.Cut(field, "=")
 			if k = strings.ToLower(k); !ok {
-				err = fmt.Errorf("%s is no KEY=VALUE", field)
+				err = fmt.Errorf("%s is no KEY=VALUE", secretValues.ReplaceAllString(field, "$1=…"))
 			} else if k == "type" {
 				e.Type = v
 			} else {
@@ -337,7 +341,7 @@ func readCaches(flag string, list []string, getenv func(string) string) ([]clien
 			err = fmt.Errorf("type %q is none of registry, local, inline, gha, s3 and azblob", e.Type)
 		}
 		if err != nil {
-			refused.Add(usage(flag+" "+text, err.Error(), flag+" type=registry,ref=registry.example.com/team/app:cache"))
+			refused.Add(usage(flag+" "+secretValues.ReplaceAllString(text, "$1=…"), err.Error(), flag+" type=registry,ref=registry.example.com/team/app:cache"))
 			continue
 		}
 		if flag == "--cache-to" && e.Attrs["mode"] == "" && e.Type != "inline" {
