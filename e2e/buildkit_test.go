@@ -164,7 +164,7 @@ func TestBuildKit(t *testing.T) {
 			t.Errorf("it isn't said which engine builds and why:\n%s", log)
 		}
 		_, log = k.run(t, false, "build", "-f", "Dockerfile", "--platform", "linux/amd64", "--output", "oci:none", ".")
-		if !strings.Contains(log, "/bin/tool") || !strings.Contains(log, "--engine buildkit") {
+		if !strings.Contains(log, "/bin/tool") || !strings.Contains(log, "--engine buildkit") || !strings.Contains(log, "anyarch builder start") {
 			t.Errorf("without a builder the refusal stands, and says what helps:\n%s", log)
 		}
 		_, log = k.run(t, false, "build", "-f", "Dockerfile", "--platform", "linux/amd64", "--output", "oci:none", "--builder", "unix://"+filepath.Join(k.dir, "no.sock"), ".")

@@ -106,6 +106,7 @@ func (e *engine) instead(ctx context.Context, refused error, check bool) error {
 		if !check && e.native != nil {
 			return nil // plan shows the refusals itself
 		}
+		e.a.offerBuilder(list)
 		return refused
 	}
 	native := e.native
@@ -123,6 +124,21 @@ func (e *engine) instead(ctx context.Context, refused error, check bool) error {
 		_ = native.build.Close()
 	}
 	return nil
+}
+
+// offerBuilder says what makes BuildKit do what the native engine refuses, where a daemon
+// is installed that could be started. It isn't started unasked.
+func (a *app) offerBuilder(refused []*refusal.Error) {
+	if _, err := a.LookPath("buildkitd"); err != nil {
+		return
+	}
+	for _, r := range refused {
+		for _, fix := range []string{"--engine buildkit", "anyarch builder start"} {
+			if !slices.Contains(r.Fix, fix) {
+				r.Fix = append(slices.Clip(r.Fix), fix)
+			}
+		}
+	}
 }
 
 // openBuildKit connects to the builders. why says what it was chosen for, if it wasn't
