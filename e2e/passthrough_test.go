@@ -319,7 +319,7 @@ func TestPassThroughTime(t *testing.T) {
 		t.Setenv("SOURCE_DATE_EPOCH", epoch)
 		var digests []string
 		for _, d := range []*buildkittest.Daemon{one, two} {
-			out, _ := k.run(t, true, "build", "--engine", "buildkit", "-f", "Dockerfile", "--platform", "linux/amd64,linux/386", "--builder", d.Address, "--output", "oci:timed", "--no-cache", ".")
+			out, _ := k.run(t, true, "build", "--engine", "buildkit", "-f", "Dockerfile", "--platform", "linux/amd64", "--builder", d.Address, "--output", "oci:timed", "--no-cache", ".")
 			_, digest, _ := strings.Cut(out, "@")
 			digests = append(digests, digest)
 		}
