@@ -63,8 +63,9 @@ func main() {
 
 const splitDockerfile = `FROM --platform=$BUILDPLATFORM REGISTRY/kit/cross:1 AS cross
 COPY tool-* ballast /tools/
+COPY --from=more note /more/
 ARG TARGETARCH CASE
-RUN ["/bin/cross", "ADDRESS"]
+RUN --mount=type=secret,id=s,required=true,target=/secret --mount=type=cache,target=/cache ["/bin/cross", "ADDRESS"]
 
 FROM scratch AS unused
 COPY ballast /
@@ -76,6 +77,12 @@ COPY --from=cross --chmod=0750 /out/t*.txt /out/one.txt /texts/
 COPY --from=cross --link /out/tree/deep /srv/deep
 COPY --from=cross ["/out/odd [[]name]!", "/odd"]
 COPY --from=cross --exclude=deep /out/tree/ /some
+COPY --from=cross --parents /out/./tree/deep/b /out/one.txt /parents/
+COPY --from=more note /more
+COPY --from=layout /bin/tool /layout
+COPY <<EOF /here
+here
+EOF
 WORKDIR /work
 RUN --mount=from=cross,source=/out/tree,target=/mnt ["/bin/app", "/made"]
 ENTRYPOINT ["/bin/app", "/tmp/x"]
@@ -131,6 +138,9 @@ func newSplit(t *testing.T) *split {
 	}()
 	s.file(t, "Base", "FROM scratch\nCOPY cross /bin/cross\nCOPY ballast /lib/ballast\n")
 	s.run(t, true, "publish", "-f", "Base", "--engine", "native", "--platform", "linux/amd64", "-t", s.registry+"/kit/cross:1", ".")
+	s.file(t, "Layout", "FROM scratch\nARG TARGETARCH\nCOPY tool-$TARGETARCH /bin/tool\n")
+	s.run(t, true, "build", "-f", "Layout", "--engine", "native", "--platform", "linux/amd64,linux/386", "--output", "oci:base", ".")
+	s.file(t, "note", "a note")
 	s.file(t, "Split", strings.NewReplacer("REGISTRY", s.registry, "ADDRESS", listener.Addr().String()).Replace(splitDockerfile))
 	return s
 }
@@ -139,6 +149,11 @@ func newSplit(t *testing.T) *split {
 func (s *split) start(t *testing.T) *buildkittest.Daemon {
 	t.Helper()
 	return buildkittest.Start(t, s.registry)
+}
+
+// contexts are the arguments for what else the Dockerfile reads.
+func (s *split) contexts() []string {
+	return []string{"--build-context", "more=" + s.dir, "--build-context", "layout=oci-layout://base", "--secret", "id=s,src=note"}
 }
 
 // crosses gives what was cross-compiled for in a case since the last time, sorted.
@@ -159,7 +174,7 @@ func (s *split) build(t *testing.T, name string, started func(), args ...string)
 	t.Helper()
 	cache := filepath.Join(t.TempDir(), "cache")
 	cmd := s.command(append([]string{"build", "--engine", "buildkit", "--platform", "linux/amd64,linux/386", "--progress", "rawjson",
-		"--output", "oci:" + name, "--build-arg", "CASE=" + name, "."}, args...)...)
+		"--output", "oci:" + name, "--build-arg", "CASE=" + name, "."}, append(s.contexts(), args...)...)...)
 	cmd.Env = append(cmd.Env, "ANYARCH_CACHE="+cache, "SOURCE_DATE_EPOCH=1700000000")
 	var stdout, all strings.Builder
 	cmd.Stdout = &stdout
@@ -238,6 +253,10 @@ func TestBuildKitSplit(t *testing.T) {
 		if !strings.Contains(log, "handed over") || strings.Contains(log, `"state":"warning"`) {
 			t.Errorf("it isn't said, or something is warned about:\n%s", log)
 		}
+		again, log, _ := s.build(t, "two", nil, "-f", "Split", "--builder", first.Address+"=linux/amd64", "--builder", second.Address+"=linux/386", "--no-cache")
+		if crossed := s.crosses("two"); again != want || crossed != "386 amd64" {
+			t.Errorf("without caches the image is %s, want %s, and it was cross-compiled for %s\n%s", again, want, crossed, log)
+		}
 		// Others begin with what these have kept.
 		got, log, _ = s.build(t, "two", nil, "-f", "Split", "--builder", s.start(t).Address+"=linux/amd64", "--builder", s.start(t).Address+"=linux/386", "--cache-from", "type=local,src="+kept)
 		if crossed := s.crosses("two"); got != want || crossed != "" {
@@ -246,6 +265,20 @@ func TestBuildKitSplit(t *testing.T) {
 	})
 	text, err := os.ReadFile(filepath.Join(s.dir, "Split"))
 	check(t, err)
+	t.Run("failures", func(t *testing.T) {
+		first, second := s.start(t), s.start(t)
+		for name, c := range map[string]struct{ old, new, want string }{
+			"Fails":   {`"/bin/cross", "`, `"/bin/cross", "no`, "Fails:5"},
+			"Missing": {"/out/tree/deep /srv/deep", "/out/no /srv/deep", "Missing:14"},
+		} {
+			s.file(t, name, strings.Replace(string(text), c.old, c.new, 1))
+			_, log := s.run(t, false, append([]string{"build", "--engine", "buildkit", "--platform", "linux/386", "-f", name, "--output", "oci:" + name,
+				"--builder", first.Address + "=linux/amd64", "--builder", second.Address + "=linux/386", "."}, s.contexts()...)...)
+			if !strings.Contains(log, "PA145") || !strings.Contains(log, c.want) || strings.Contains(log, "PA143") {
+				t.Errorf("%s: the line isn't named:\n%s", name, log)
+			}
+		}
+	})
 	s.file(t, "Slow", strings.Replace(string(text), `"/made"`, `"/made", "5s"`, 1))
 	slow, log, _ := s.build(t, "slow", nil, "-f", "Slow", "--builder", alone.Address)
 	if s.crosses("slow") != "386 amd64" {
@@ -303,8 +336,8 @@ func TestBuildKitSplit(t *testing.T) {
 			}
 		}
 		s.mu.Unlock()
-		_, log := s.run(t, false, "publish", "--engine", "buildkit", "--platform", "linux/amd64,linux/386", "-f", "Split", "--build-arg", "CASE=none", "-t", s.registry+"/kit/none:1",
-			"--builder", first.Address+"=linux/amd64", "--builder", second.Address+"=linux/386", ".")
+		_, log := s.run(t, false, append([]string{"publish", "--engine", "buildkit", "--platform", "linux/amd64,linux/386", "-f", "Split", "--build-arg", "CASE=none", "-t", s.registry + "/kit/none:1",
+			"--builder", first.Address + "=linux/amd64", "--builder", second.Address + "=linux/386", "."}, s.contexts()...)...)
 		if !strings.Contains(log, "PA143") || s.tagged(t, "kit/none", "1") {
 			t.Error(log)
 		}

@@ -61,7 +61,9 @@ func (b *Build) Run(ctx context.Context, p platform.Platform) (*Result, error) {
 		var a assignment
 		switch {
 		case d != nil:
-			a = assign(d.graph, p, usable, len(b.o.Attest) == 0)
+			// An attestation is to tell how everything was made, and a policy of sources
+			// knows nothing of what is handed over.
+			a = assign(d.graph, p, usable, len(b.o.Attest) == 0 && b.policy == nil)
 		case len(usable) > 0:
 			a.node = usable[0]
 		}
