@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/anyarch/anyarch/internal/gotool"
 	"github.com/anyarch/anyarch/internal/platform"
 	"github.com/anyarch/anyarch/internal/store"
 	"github.com/anyarch/anyarch/internal/trace"
@@ -59,6 +60,7 @@ type lab struct {
 	p      platform.Platform
 	flags  Flags
 	env    map[string]string
+	goroot string // instead of this machine's
 }
 
 func newLab(t *testing.T, more map[string]string) *lab {
@@ -73,6 +75,62 @@ func newLab(t *testing.T, more map[string]string) *lab {
 	l.link("../links/one.go", "inner/linked.go")
 	l.ours, l.oracle = builder(t, l.dir, l.env), builder(t, l.dir, l.env)
 	return l
+}
+
+// toolchain finds the go command anew, as another process does.
+func (l *lab) toolchain() *gotool.Toolchain {
+	l.Helper()
+	own := builder(l.T, l.dir, l.env)
+	if l.goroot == "" {
+		return own.Toolchain
+	}
+	found, err := gotool.Find(gotool.Options{Getenv: own.Getenv, LookPath: func(name string) (string, error) { return filepath.Join(l.goroot, "bin", name), nil }})
+	if err != nil {
+		l.Fatal(err)
+	}
+	return found
+}
+
+// ownGoroot gives the lab a toolchain that consists of links to this machine's.
+func (l *lab) ownGoroot() {
+	l.Helper()
+	home, ok := l.toolchain().Home()
+	if !ok {
+		l.Skip("the go command doesn't say where it is")
+	}
+	l.goroot = l.T.TempDir()
+	for _, dir := range []string{"", "bin", "pkg", "pkg/tool", "pkg/tool/" + runtime.GOOS + "_" + runtime.GOARCH} {
+		if err := os.MkdirAll(filepath.Join(l.goroot, filepath.FromSlash(dir)), 0o755); err != nil {
+			l.Fatal(err)
+		}
+		entries, err := os.ReadDir(filepath.Join(home, filepath.FromSlash(dir)))
+		if err != nil {
+			l.Skipf("this machine's Go is laid out in another way: %v", err)
+		}
+		for _, e := range entries {
+			name := filepath.Join(filepath.FromSlash(dir), e.Name())
+			if e.IsDir() && slices.Contains([]string{"bin", "pkg", "pkg/tool", "pkg/tool/" + runtime.GOOS + "_" + runtime.GOARCH}, filepath.ToSlash(name)) {
+				continue
+			}
+			if name == filepath.Join("bin", "go") { // it looks where it is itself
+				err = copyTo(filepath.Join(l.goroot, name), filepath.Join(home, name))
+			} else {
+				err = os.Symlink(filepath.Join(home, name), filepath.Join(l.goroot, name))
+			}
+			if err != nil {
+				l.Fatal(err)
+			}
+		}
+	}
+}
+
+func copyTo(to, from string) error {
+	data, err := os.ReadFile(from)
+	if err != nil {
+		return err
+	}
+	_ = os.Remove(to)
+	return os.WriteFile(to, data, 0o755)
 }
 
 func (l *lab) path(name string) string { return filepath.Join(l.dir, filepath.FromSlash(name)) }
@@ -118,7 +176,7 @@ func (l *lab) run() (asked int, unchanged bool, program []byte, err error) {
 	recorder := trace.New()
 	b := *l.ours
 	// The caller's settings are read anew, as another process does.
-	b.Toolchain = builder(l.T, l.dir, l.env).Toolchain
+	b.Toolchain = l.toolchain()
 	b.Unchanged = &Unchanged{Memo: l.memo, Self: "test"}
 	program, unchanged, err = l.build(trace.With(context.Background(), recorder), &b)
 	return recorder.Count(trace.Process), unchanged, program, err
@@ -153,7 +211,7 @@ func (l *lab) build(ctx context.Context, b *Builder) (program []byte, unchanged 
 func (l *lab) check(what string) (skipped bool) {
 	l.Helper()
 	asked, unchanged, program, err := l.run()
-	l.oracle.Toolchain = builder(l.T, l.dir, l.env).Toolchain
+	l.oracle.Toolchain = l.toolchain()
 	want, _, wantErr := l.build(context.Background(), l.oracle)
 	switch {
 	case (err == nil) != (wantErr == nil):
@@ -212,6 +270,10 @@ func TestWhatInvalidates(t *testing.T) {
 		{name: "a build tag in a file", edit: func(l *lab) { l.replace("inner/tagged.go", "never", "linux") }},
 		{name: "a build tag", edit: func(l *lab) { l.flags.Tags = []string{"never"} }},
 		{name: "linker flags", edit: func(l *lab) { l.flags.LDFlags = []string{"-X main.version=2"} }},
+		{name: "a renamed file", edit: func(l *lab) { _ = os.Rename(l.path("inner/more.go"), l.path("inner/less.go")) }},
+		{name: "a Go file in an embedded directory", edit: func(l *lab) { l.write("inner/tree/x.go", "package x\n") }},
+		{name: "GOAMD64", edit: func(l *lab) { l.p = parse(l.T, "linux/amd64/v3") }},
+		{name: "another architecture", edit: func(l *lab) { _ = os.Remove(l.path("asm_amd64.s")); l.p = parse(l.T, "linux/arm64") }},
 		{name: "GOEXPERIMENT", edit: func(l *lab) { l.flags.Env = []string{"GOEXPERIMENT=nodwarf5"} }},
 		{name: "GOFLAGS", edit: func(l *lab) { l.env["GOFLAGS"] = "-mod=mod" }},
 		{name: "an embedded file", edit: func(l *lab) { l.write("inner/text.txt", "embedded-2\n") }},
@@ -249,6 +311,44 @@ func TestWhatInvalidates(t *testing.T) {
 				t.Errorf("go wasn't asked: %v, want %v", skipped, tt.skip)
 			}
 		})
+	}
+}
+
+// Another toolchain, and another program of the same one, compile anew.
+func TestToolchainInvalidates(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, nil)
+	l.settle()
+	l.ownGoroot()
+	if l.check("another toolchain") {
+		t.Error("the toolchain is in another place, and go wasn't asked")
+	}
+	// What nobody has looked at before go started is remembered only once it is a little
+	// older than that.
+	settle := func() {
+		t.Helper()
+		for range 100 {
+			if l.check("the same again") {
+				return
+			}
+			time.Sleep(200 * time.Millisecond)
+		}
+		t.Fatal("go is asked again and again")
+	}
+	settle()
+	for _, name := range []string{"pkg/tool/" + runtime.GOOS + "_" + runtime.GOARCH + "/compile", "bin/go"} {
+		file := filepath.Join(l.goroot, filepath.FromSlash(name))
+		from, err := filepath.EvalSymlinks(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := copyTo(file, from); err != nil {
+			t.Fatal(err)
+		}
+		if l.check(name) {
+			t.Errorf("%s is another file, and go wasn't asked", name)
+		}
+		settle()
 	}
 }
 
@@ -407,7 +507,7 @@ func TestRandomEdits(t *testing.T) {
 		}
 		skipped++
 		if opinions[state] == "" {
-			l.oracle.Toolchain = builder(t, l.dir, l.env).Toolchain
+			l.oracle.Toolchain = l.toolchain()
 			want, _, wantErr := l.build(context.Background(), l.oracle)
 			opinions[state] = opinion(want, wantErr)
 		}
@@ -423,7 +523,7 @@ func (l *lab) wouldSkip() bool {
 	l.Helper()
 	ctx := context.Background()
 	b := *l.ours
-	b.Toolchain = builder(l.T, l.dir, l.env).Toolchain
+	b.Toolchain = l.toolchain()
 	b.Unchanged = &Unchanged{Memo: l.memo, Self: "test"}
 	key, _ := b.listInputs(l.dir, []string{"./..."}, l.p, l.flags)
 	packages, ok := b.recallList(ctx, key, l.dir)
