@@ -28,9 +28,9 @@ func read(path string, filter Filter, name string) (sum, shape string, err error
 	var source bytes.Buffer
 	var to io.Writer = h
 	switch {
-	case filter == Named, name == "go.mod":
+	case filter == Named, name == "go.mod" && filter != Data:
 		shape = ""
-	case filter != Everything && filepath.Ext(name) == ".go":
+	case filter != Everything && filter != Data && filepath.Ext(name) == ".go":
 		shape = ""
 		if info, err := f.Stat(); err == nil && info.Size() < maxParsed {
 			to = io.MultiWriter(h, &source)

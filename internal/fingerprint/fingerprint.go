@@ -39,13 +39,14 @@ const (
 	Everything Filter = "everything" // every name
 	Toolchains Filter = "toolchains" // go1.26.8 and the like, beside a go command
 	Named      Filter = "named"      // the names of the input, there or not
+	Data       Filter = "data"       // the same, of files whose content says nothing about other files
 )
 
 // Input is a directory, of which something is read.
 type Input struct {
 	Dir    string   `json:"dir"`
 	Filter Filter   `json:"filter"`
-	Names  []string `json:"names,omitempty"` // for Named
+	Names  []string `json:"names,omitempty"` // for Named and Data
 	// Sealed directories belong to a tool, such as the module cache: nobody edits
 	// in them, so that one hash of all stats is kept, and no content.
 	Sealed bool `json:"sealed,omitempty"`
@@ -166,6 +167,51 @@ func (s *Snapshot) Compare(ctx context.Context, view *View) (Verdict, error) {
 		v = Renewed
 	}
 	return v, err
+}
+
+// Edit is a file with another content than in the snapshot.
+type Edit struct {
+	Path string
+	Sum  string // SHA-256 of the content, hexadecimal
+}
+
+// Edits lists the files that made Compare with the same view say Content.
+func (s *Snapshot) Edits(view *View) []Edit {
+	var list []Edit
+	seen := map[string]bool{}
+	for i := range s.states {
+		st := &s.states[i]
+		if st.Sealed {
+			continue
+		}
+		now, _, err := view.entries(st.Input)
+		if err != nil || len(now) != len(st.Entries) {
+			continue // Compare says Changed
+		}
+		for i, was := range st.Entries {
+			is := now[i]
+			path := filepath.Join(st.Dir, is.Name)
+			if is.Kind != File || seen[path] || is.Stat == was.Stat && !was.Recent {
+				continue
+			}
+			if sum, _, err := view.content(st.Input, is); err == nil && sum != was.Sum {
+				seen[path] = true
+				list = append(list, Edit{path, sum})
+			}
+		}
+	}
+	return list
+}
+
+// Sealed reports whether the sealed directories are as they were.
+func (s *Snapshot) Sealed(ctx context.Context, view *View) bool {
+	var differs atomic.Bool
+	err := each(ctx, len(s.states), func(i int) {
+		if s.states[i].Sealed && !differs.Load() && s.states[i].compare(view) != Same {
+			differs.Store(true)
+		}
+	})
+	return err == nil && !differs.Load()
 }
 
 // each calls do for 0 to n-1, on all cores.
@@ -321,12 +367,9 @@ func (e Entry) unchanged(old Entry) bool {
 // Renew is Take for a snapshot that Compare found to be Renewed in view: it is the
 // same content, with stats that say so from now on.
 func (s *Snapshot) Renew(ctx context.Context, view *View) (*Snapshot, error) {
-	renewed, err := Take(ctx, s.Inputs(), view, view.begin, s)
+	renewed, err := s.Retake(ctx, view)
 	if err != nil {
 		return nil, err
-	}
-	if !renewed.SealedAs(s) {
-		return nil, ErrUnsettled
 	}
 	byKey := s.byKey()
 	for _, st := range renewed.states {
@@ -338,6 +381,19 @@ func (s *Snapshot) Renew(ctx context.Context, view *View) (*Snapshot, error) {
 		}
 	}
 	return renewed, nil
+}
+
+// Retake is Renew after Content, for a command whose result depends on which files there
+// are, and not on what is in them.
+func (s *Snapshot) Retake(ctx context.Context, view *View) (*Snapshot, error) {
+	taken, err := Take(ctx, s.Inputs(), view, view.begin, s)
+	if err != nil {
+		return nil, err
+	}
+	if !taken.SealedAs(s) {
+		return nil, ErrUnsettled
+	}
+	return taken, nil
 }
 
 func (s *Snapshot) byKey() map[string]*state {
@@ -368,6 +424,9 @@ func (s *state) entry(name string) (Entry, bool) {
 	}
 	return s.Entries[i], true
 }
+
+// byName reports whether only some names of the directory count, whatever else is in it.
+func (in Input) byName() bool { return in.Filter == Named || in.Filter == Data }
 
 // key tells inputs apart. A sealed directory that had to be read in full has the key
 // of one that isn't sealed.

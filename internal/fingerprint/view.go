@@ -134,7 +134,7 @@ func (v *View) note(changed time.Time) {
 
 // entries are the names of an input that count, sorted.
 func (v *View) entries(in Input) (list []Entry, missing bool, err error) {
-	if in.Filter == Named {
+	if in.byName() {
 		d := v.unlisted(in.Dir)
 		for _, name := range in.Names {
 			list = append(list, v.look(in.Dir, d, name))
@@ -183,7 +183,7 @@ func (v *View) seen(in Input) (list []Entry, missing, ok bool) {
 	v.mu.Lock()
 	d, named := v.dirs[in.Dir], v.dirs["\x00"+in.Dir]
 	v.mu.Unlock()
-	if in.Filter == Named {
+	if in.byName() {
 		for _, name := range in.Names {
 			e, ok := named.stat(name)
 			if !ok && d != nil {
@@ -269,7 +269,7 @@ func (v *View) signature(in Input) (sum string, newest time.Time, ok bool) {
 
 // list is entries without a memory, for what is looked at once.
 func list(in Input) (entries []Entry, missing bool, err error) {
-	if in.Filter == Named {
+	if in.byName() {
 		for _, name := range in.Names {
 			entries = append(entries, lookAt(in.Dir, name))
 		}

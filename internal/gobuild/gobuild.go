@@ -471,7 +471,11 @@ func (b *Builder) compileGroup(ctx context.Context, g *group, p platform.Platfor
 	superfluous := attempt.superfluous(ctx)
 	if !superfluous {
 		programs.Unchanged = false
-		if err := b.goBuild(ctx, g, p, env, args, dir, attempt); err != nil {
+		if replayed, err := attempt.replay(ctx); err != nil {
+			return err
+		} else if replayed {
+			// The compiler and the linker have done what go would have had them do.
+		} else if err := b.goBuild(ctx, g, p, env, args, dir, attempt); err != nil {
 			return err
 		}
 	}
@@ -507,6 +511,9 @@ func (b *Builder) goBuild(ctx context.Context, g *group, p platform.Platform, en
 		dropDamaged(g.program(dir, pkg, p))
 	}
 	a.begin()
+	if err := a.goBuild(ctx, env, args); !errors.Is(err, errPlainly) {
+		return err
+	}
 	_, stderr, err := b.run(ctx, g.root, env, p, args...)
 	if ctx.Err() != nil {
 		return context.Cause(ctx)

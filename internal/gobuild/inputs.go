@@ -300,7 +300,11 @@ func (s *sources) addEmbed(dir string, elements []string) {
 	var matches []string
 	if !strings.ContainsAny(element, `*?[\`) {
 		// A name that isn't a pattern: its directory needn't be listed.
-		s.add(named(dir, element))
+		filter := fingerprint.Data
+		if len(elements) > 1 {
+			filter = fingerprint.Named // a directory on the way
+		}
+		s.add(fingerprint.Input{Dir: dir, Filter: filter, Names: []string{element}})
 		matches = []string{element}
 	} else {
 		s.add(fingerprint.Input{Dir: dir, Filter: fingerprint.Everything})

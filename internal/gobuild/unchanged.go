@@ -10,12 +10,13 @@ import (
 	"time"
 
 	"github.com/anyarch/anyarch/internal/fingerprint"
+	"github.com/anyarch/anyarch/internal/gobuild/replay"
 	"github.com/anyarch/anyarch/internal/platform"
 )
 
 // rememberVersion rises with every change of what is remembered of a build or how it
 // is compared.
-const rememberVersion = 1
+const rememberVersion = 2
 
 // maxTree bounds how many names of modules that are edited here are looked at before
 // a build of which isn't known yet what it reads.
@@ -64,6 +65,7 @@ type attempt struct {
 	relist  bool // what the build reads may differ from what it read
 	started time.Time
 	settled bool
+	recipe  *replay.Recipe // of the programs as they are now
 }
 
 // attempt prepares a build; nil if nothing is to be remembered of it.
@@ -130,9 +132,8 @@ func (a *attempt) intact() bool {
 	if len(a.old.Programs) != len(a.g.packages) {
 		return false
 	}
-	for i, pkg := range a.g.packages {
-		info, err := os.Lstat(a.g.program(a.dir, pkg, a.p))
-		if err != nil || !info.Mode().IsRegular() || fingerprint.StatOf(info) != a.old.Programs[i] {
+	for _, intact := range a.intactPrograms() {
+		if !intact {
 			return false
 		}
 	}
@@ -185,6 +186,7 @@ func (a *attempt) remember(ctx context.Context) {
 		record.Programs = append(record.Programs, fingerprint.StatOf(info))
 	}
 	a.put(record)
+	a.putRecipe()
 }
 
 func (a *attempt) put(record buildRecord) {
@@ -232,12 +234,13 @@ func (b *Builder) recallList(ctx context.Context, key, root string) ([]Package, 
 	}
 	view := b.Unchanged.first()
 	verdict, err := old.Inputs.Compare(ctx, view)
-	if err != nil || verdict > fingerprint.Renewed {
+	// Without -deps, go list looks at a file no further than its imports.
+	if err != nil || verdict > fingerprint.Content || verdict == fingerprint.Content && !old.Inputs.Sealed(ctx, view) {
 		return nil, false
 	}
-	if verdict == fingerprint.Renewed {
-		if renewed, err := old.Inputs.Renew(ctx, view); err == nil {
-			b.putList(key, listRecord{renewed, old.Packages})
+	if verdict != fingerprint.Same {
+		if taken, err := old.Inputs.Retake(ctx, view); err == nil {
+			b.putList(key, listRecord{taken, old.Packages})
 		}
 	}
 	for i := range old.Packages {

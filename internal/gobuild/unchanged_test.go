@@ -24,18 +24,19 @@ import (
 )
 
 var (
-	edits  = flag.Int("edits", 150, "random edits of TestRandomEdits")
-	rounds = flag.Int("rounds", 8, "rounds of TestFlagsAtOnce")
+	edits   = flag.Int("edits", 150, "random edits of TestRandomEdits")
+	rounds  = flag.Int("rounds", 8, "rounds of TestFlagsAtOnce")
+	replays = flag.Int("replays", 40, "edits of TestRandomReplays")
 )
 
 // project is a program with everything that a build reads: packages, embedded files,
 // assembly, a link, a replaced module.
 var project = map[string]string{
 	"go.mod":             "module example.com/m\n\ngo 1.24\n\nrequire example.com/other v0.0.0\n\nreplace example.com/other => ./other\n",
-	"main.go":            "package main\n\nimport (\n\t\"example.com/m/inner\"\n\t\"example.com/other\"\n)\n\nvar version = \"none\"\n\nfunc main() { println(\"main-1\", version, inner.Text(), other.Text, asm()) }\n",
-	"asm.go":             "package main\n\nfunc asm() int\n",
-	"asm_amd64.s":        "#include \"number.h\"\n\nTEXT ·asm(SB),4,$0-8\n\tMOVQ $NUMBER, AX\n\tMOVQ AX, ret+0(FP)\n\tRET\n",
-	"number.h":           "#define NUMBER 41\n",
+	"main.go":            "package main\n\nimport (\n\t\"example.com/m/inner\"\n\t\"example.com/m/low\"\n\t\"example.com/other\"\n)\n\nvar version = \"none\"\n\nfunc main() { println(\"main-1\", version, inner.Text(), other.Text, low.Asm()) }\n",
+	"low/asm.go":         "package low\n\nfunc Asm() int\n",
+	"low/asm_amd64.s":    "#include \"number.h\"\n\nTEXT ·Asm(SB),4,$0-8\n\tMOVQ $NUMBER, AX\n\tMOVQ AX, ret+0(FP)\n\tRET\n",
+	"low/number.h":       "#define NUMBER 41\n",
 	"inner/inner.go":     "package inner\n\nimport _ \"embed\"\n\n//go:embed text.txt\nvar text string\n\nfunc Text() string { return text + linked + extra + more() }\n\nvar extra = \"-\"\n",
 	"inner/text.txt":     "embedded-1\n",
 	"inner/more.go":      "package inner\n\nimport \"embed\"\n\n//go:embed all:data tree*\nvar files embed.FS\n\nfunc more() string {\n\tlist, _ := files.ReadDir(\"data\")\n\ts := \"\"\n\tfor _, e := range list {\n\t\tb, _ := files.ReadFile(\"data/\" + e.Name())\n\t\ts += e.Name() + string(b)\n\t}\n\treturn s\n}\n",
@@ -266,7 +267,7 @@ func TestWhatInvalidates(t *testing.T) {
 			_ = os.Rename(l.path("links/three.go"), l.path("links/two.go"))
 		}},
 		{name: "a new file in a package", edit: func(l *lab) { l.write("inner/new.go", "package inner\n\nfunc init() { extra = \"new\" }\n") }},
-		{name: "a deleted file", edit: func(l *lab) { _ = os.Remove(l.path("asm_amd64.s")) }},
+		{name: "a deleted file", edit: func(l *lab) { _ = os.Remove(l.path("low/asm_amd64.s")) }},
 		{name: "a build tag in a file", edit: func(l *lab) { l.replace("inner/tagged.go", "never", "linux") }},
 		{name: "a build tag", edit: func(l *lab) { l.flags.Tags = []string{"never"} }},
 		{name: "linker flags", edit: func(l *lab) { l.flags.LDFlags = []string{"-X main.version=2"} }},
@@ -282,8 +283,8 @@ func TestWhatInvalidates(t *testing.T) {
 		{name: "a new directory in an embedded one", edit: func(l *lab) { l.write("inner/data/deep/er/c.txt", "c") }},
 		{name: "a file that an embedding pattern matches", edit: func(l *lab) { l.write("inner/tree2/c.txt", "c") }},
 		{name: "a deleted embedded file", edit: func(l *lab) { _ = os.Remove(l.path("inner/data/a.txt")) }},
-		{name: "assembly", edit: func(l *lab) { l.replace("asm_amd64.s", "MOVQ $NUMBER, AX", "MOVQ $7, AX") }},
-		{name: "a header", edit: func(l *lab) { l.write("number.h", "#define NUMBER 42\n") }},
+		{name: "assembly", edit: func(l *lab) { l.replace("low/asm_amd64.s", "MOVQ $NUMBER, AX", "MOVQ $7, AX") }},
+		{name: "a header", edit: func(l *lab) { l.write("low/number.h", "#define NUMBER 42\n") }},
 		{name: "a replaced module", edit: func(l *lab) { l.replace("other/other.go", "other-1", "other-2") }},
 		{name: "go.mod of a replaced module", edit: func(l *lab) { l.replace("other/go.mod", "1.24", "1.23") }},
 		{name: "go.mod", edit: func(l *lab) { l.replace("go.mod", "go 1.24", "go 1.23") }},
@@ -576,7 +577,7 @@ func (l *lab) state() string {
 
 func randomEdit(l *lab, random *rand.Rand) string {
 	files := []string{"main.go", "inner/inner.go", "inner/more.go", "inner/text.txt", "inner/data/a.txt", "inner/data/.hidden", "inner/tree/b.txt",
-		"inner/tagged.go", "links/one.go", "links/two.go", "other/other.go", "number.h", "asm_amd64.s", "notes.txt", "go.mod", "cmd/two/main.go"}
+		"inner/tagged.go", "links/one.go", "links/two.go", "other/other.go", "low/number.h", "low/asm_amd64.s", "low/asm.go", "notes.txt", "go.mod", "cmd/two/main.go"}
 	name := files[random.IntN(len(files))]
 	path := l.path(name)
 	data, err := os.ReadFile(path)
@@ -670,8 +671,8 @@ func packageOf(name string) string {
 	switch strings.Split(name, "/")[0] {
 	case "inner", "links":
 		return "inner"
-	case "other":
-		return "other"
+	case "other", "low":
+		return strings.Split(name, "/")[0]
 	}
 	return "main"
 }

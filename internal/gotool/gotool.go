@@ -199,6 +199,14 @@ func (t *Toolchain) Command(ctx context.Context, dir string, extra []string, arg
 	return cmd
 }
 
+// Tool prepares a program of a toolchain, such as its compiler, as the go command would
+// start it: args[0] is its path, and goroot the root that it belongs to.
+func (t *Toolchain) Tool(ctx context.Context, goroot, dir string, extra, args []string) *exec.Cmd {
+	cmd := t.Command(ctx, dir, slices.Concat([]string{"GOROOT=" + goroot}, extra), args[1:]...)
+	cmd.Path, cmd.Args[0] = args[0], args[0]
+	return cmd
+}
+
 // ErrNoModule is what [ModuleRoot] wraps where there is no go.mod.
 var ErrNoModule = errors.New("no go.mod here or above")
 

@@ -97,6 +97,18 @@ func (r *Recorder) Count(track Track) int {
 	return n
 }
 
+// Names are those of the spans of a track that have ended, in the order of their ends.
+func (r *Recorder) Names(track Track) (names []string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, s := range r.spans {
+		if s.track == track {
+			names = append(names, s.name)
+		}
+	}
+	return names
+}
+
 // Sink records the steps among events on their way to next.
 func (r *Recorder) Sink(next progress.Sink) progress.Sink {
 	return func(e progress.Event) {

@@ -1,6 +1,6 @@
-// Package buildid reads the build IDs that the go command stamps programs with:
-// the hashes of the link's inputs, of the main package's inputs and content, and of
-// the program's content (cmd/go/internal/work/buildid.go).
+// Package buildid reads and writes the build IDs that the go command stamps programs
+// with: the hashes of the link's inputs, of the main package's inputs and content, and
+// of the program's content (cmd/go/internal/work/buildid.go).
 package buildid
 
 import (
@@ -80,15 +80,66 @@ func Intact(path string) (intact, known bool) {
 		if _, err := f.Seek(0, io.SeekStart); err != nil {
 			return false, true
 		}
-		sum, err := hash(r, []byte(id))
+		sum, _, err := hash(r, []byte(id))
 		if err != nil {
 			return false, true
 		}
-		if want == base64.RawURLEncoding.EncodeToString(sum[:])[:20] {
+		if want == Text(sum) {
 			return true, true
 		}
 	}
 	return false, true
+}
+
+// Text is a hash as it stands in build IDs: 120 bits of it (cmd/internal/buildid,
+// HashToString).
+func Text(sum [sha256.Size]byte) string { return base64.RawURLEncoding.EncodeToString(sum[:15]) }
+
+// Stamp puts the hash of its content into a file that the compiler or the linker has
+// just written with the ID id, whose last part stands in for that hash, as the go
+// command does after each of them (cmd/go/internal/work, updateBuildID). It gives the
+// ID that the file has from now on. Archives and ELF programs can be stamped; a file
+// without the ID is an error.
+func Stamp(path, id string) (string, error) {
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	var r io.Reader = withoutHostID(f)
+	if r == io.Reader(f) { // elf has read from elsewhere in it, but by offset
+		if _, err := f.Seek(0, io.SeekStart); err != nil {
+			return "", err
+		}
+	}
+	sum, places, err := hash(r, []byte(id))
+	if err != nil {
+		return "", err
+	}
+	if len(places) == 0 {
+		return "", errors.New(path + " doesn't have the build ID " + id)
+	}
+	stamped := id[:strings.LastIndex(id, "/")+1] + Text(sum)
+	if len(stamped) != len(id) {
+		return "", errors.New(id + " isn't a build ID")
+	}
+	for _, at := range places {
+		if _, err := f.WriteAt([]byte(stamped), at); err != nil {
+			return "", err
+		}
+	}
+	return stamped, f.Close()
+}
+
+// Has reports whether an archive is what the hash in its build ID says, and has that ID.
+func Has(path, id string) bool {
+	f, err := os.Open(path)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	sum, places, err := hash(f, []byte(id))
+	return err == nil && len(places) > 0 && strings.HasSuffix(id, "/"+Text(sum))
 }
 
 // blank reads as zeros between two offsets.
@@ -122,18 +173,24 @@ func withoutHostID(f *os.File) io.Reader {
 }
 
 // hash is that of a file with every occurrence of its ID as zeros, as it was when
-// the go command had yet to know the ID (cmd/internal/buildid, FindAndHash).
-func hash(r io.Reader, id []byte) ([sha256.Size]byte, error) {
-	var sum [sha256.Size]byte
+// the go command had yet to know the ID, and where those are (cmd/internal/buildid,
+// FindAndHash).
+func hash(r io.Reader, id []byte) (sum [sha256.Size]byte, places []int64, err error) {
 	h := sha256.New()
 	in := bufio.NewReaderSize(r, 256<<10)
 	zeros := make([]byte, len(id))
+	var at int64
+	pass := func(n int) {
+		at += int64(n)
+		_, _ = in.Discard(n) // they were peeked at
+	}
 	for {
 		window, err := in.Peek(in.Size())
 		if i := bytes.Index(window, id); i >= 0 {
+			places = append(places, at+int64(i))
 			h.Write(window[:i])
 			h.Write(zeros)
-			_, _ = in.Discard(i + len(id)) // they were peeked at
+			pass(i + len(id))
 			continue
 		}
 		if err != nil {
@@ -142,11 +199,11 @@ func hash(r io.Reader, id []byte) ([sha256.Size]byte, error) {
 				err = nil
 			}
 			copy(sum[:], h.Sum(nil))
-			return sum, err
+			return sum, places, err
 		}
 		// The last bytes may be the beginning of an ID.
 		n := len(window) - len(id) + 1
 		h.Write(window[:n])
-		_, _ = in.Discard(n) // they were peeked at
+		pass(n)
 	}
 }

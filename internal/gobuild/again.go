@@ -1,0 +1,162 @@
+package gobuild
+
+import (
+	"context"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/anyarch/anyarch/internal/fingerprint"
+	"github.com/anyarch/anyarch/internal/gobuild/replay"
+	"github.com/anyarch/anyarch/internal/trace"
+)
+
+// recipeVersion rises with every change of what a recipe is.
+const recipeVersion = 1
+
+// errPlainly is why a go command has to run without anybody listening: to say to people
+// what is wrong.
+var errPlainly = errors.New("the go command has to say it itself")
+
+// replays reports whether builds are recorded, so that an edit needn't start go.
+// Signatures of Mach-O programs are made by the go command.
+func (a *attempt) replays() bool { return a != nil && a.p.OS == "linux" }
+
+func (a *attempt) recipeKey() string {
+	data, err := json.Marshal([]any{"recipe", recipeVersion, a.key})
+	if err != nil {
+		panic(err) // strings and numbers
+	}
+	return string(data)
+}
+
+// goBuild runs go build and records what it does. errPlainly means that it has to be run
+// again, or for the first time.
+func (a *attempt) goBuild(ctx context.Context, env, args []string) error {
+	if !a.replays() {
+		return errPlainly
+	}
+	recorder := replay.NewRecorder(a.g.root)
+	end := trace.Start(ctx, trace.Process, "go build "+a.p.String())
+	defer func() { end("args", strings.Join(args, " "), "dir", a.g.root) }()
+	args = slices.Concat(args[:1], replay.Flags, args[1:])
+	cmd := a.b.Toolchain.Command(ctx, a.g.root, slices.Concat(env, replay.Env), args...)
+	cmd.Stderr = recorder
+	if err := cmd.Run(); err != nil {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		return errPlainly
+	}
+	a.recipe = recorder.Recipe(a.oldRecipe())
+	return nil
+}
+
+func (a *attempt) oldRecipe() *replay.Recipe {
+	data, ok := a.b.Unchanged.Memo.Get(a.recipeKey())
+	var r replay.Recipe
+	if !ok || len(data) == 0 || json.Unmarshal(data, &r) != nil {
+		return nil
+	}
+	return &r
+}
+
+func (a *attempt) putRecipe() {
+	if a.recipe == nil {
+		return
+	}
+	if data, err := json.Marshal(a.recipe); err == nil {
+		a.b.Unchanged.Memo.Put(a.recipeKey(), data)
+	}
+}
+
+// replay makes what an edit changes without asking go what that is. It is false where
+// that isn't known exactly, and go has to be asked.
+func (a *attempt) replay(ctx context.Context) (bool, error) {
+	if !a.replays() || a.old == nil || a.relist {
+		return false, nil
+	}
+	recipe := a.oldRecipe()
+	if recipe == nil {
+		return false, nil
+	}
+	var edits []replay.Edit
+	for _, e := range a.old.Inputs.Edits(a.before) {
+		sum, err := hex.DecodeString(e.Sum)
+		if err != nil || len(sum) != len(replay.Edit{}.Sum) {
+			return false, nil
+		}
+		edits = append(edits, replay.Edit{Path: e.Path, Sum: [32]byte(sum)})
+	}
+	programs := map[string]string{}
+	for _, pkg := range a.g.packages {
+		programs[pkg.ImportPath] = a.g.program(a.dir, pkg, a.p)
+		if recipe.Programs[pkg.ImportPath] == nil {
+			return false, nil
+		}
+	}
+	if len(programs) != len(recipe.Programs) {
+		return false, nil
+	}
+	kept := a.dir + ".cache" // internal/cache knows it by this name
+	if os.MkdirAll(kept, 0o755) != nil {
+		return false, nil // go build says what is wrong with the disk
+	}
+	work, err := os.MkdirTemp(kept, "work-")
+	if err != nil {
+		return false, nil
+	}
+	defer os.RemoveAll(work)
+	parallel, done, err := a.b.Jobs.start(ctx)
+	if err != nil {
+		return false, err
+	}
+	defer done()
+	intact := a.intactPrograms()
+	a.begin()
+	sealed := make(chan bool, 1)
+	go func() { sealed <- a.old.Inputs.Sealed(ctx, a.before) }()
+	made, linked, err := recipe.Replay(ctx, edits, replay.Options{
+		Root: a.g.root, Work: work, Kept: kept, Parallel: parallel,
+		Run:     a.runTool,
+		Program: func(importPath string) string { return programs[importPath] },
+	})
+	if !<-sealed || err != nil {
+		if ctx.Err() != nil {
+			return false, context.Cause(ctx)
+		}
+		return false, nil // go tells why, or does it
+	}
+	// What wasn't linked must be what it was.
+	for _, pkg := range a.g.packages {
+		if !intact[pkg.ImportPath] && !slices.Contains(linked, pkg.ImportPath) {
+			return false, nil
+		}
+	}
+	a.recipe = made
+	return true, nil
+}
+
+// runTool runs a compiler or a linker of the toolchain.
+func (a *attempt) runTool(ctx context.Context, env, args []string) error {
+	name := filepath.Base(args[0])
+	end := trace.Start(ctx, trace.Process, name+" "+a.p.String())
+	defer func() { end("args", strings.Join(args, " "), "dir", a.g.root) }()
+	// GOROOT/pkg/tool/linux_amd64/compile
+	goroot := filepath.Dir(filepath.Dir(filepath.Dir(filepath.Dir(args[0]))))
+	return a.b.Toolchain.Tool(ctx, goroot, a.g.root, slices.Concat(a.env, env), args).Run()
+}
+
+// intactPrograms are those that the last build has left.
+func (a *attempt) intactPrograms() map[string]bool {
+	intact := map[string]bool{}
+	for i, pkg := range a.g.packages {
+		info, err := os.Lstat(a.g.program(a.dir, pkg, a.p))
+		intact[pkg.ImportPath] = err == nil && i < len(a.old.Programs) && info.Mode().IsRegular() && fingerprint.StatOf(info) == a.old.Programs[i]
+	}
+	return intact
+}
