@@ -26,7 +26,7 @@ import (
 var (
 	edits   = flag.Int("edits", 150, "random edits of TestRandomEdits")
 	rounds  = flag.Int("rounds", 8, "rounds of TestFlagsAtOnce")
-	replays = flag.Int("replays", 40, "edits of TestRandomReplays")
+	replays = flag.Int("replays", 25, "edits of TestRandomReplays")
 )
 
 // project is a program with everything that a build reads: packages, embedded files,
