@@ -204,7 +204,7 @@ func TestTakeOver(t *testing.T) {
 	t.Parallel()
 	l := newLab(t)
 	first := l.record(nil)
-	edit := l.replace("cmd/a/main.go", "a-1", "a-2")
+	l.replace("cmd/a/main.go", "a-1", "a-2")
 	if second := l.record(nil); second.Packages["example.com/m/inner"].Dir != "" {
 		t.Fatal("go compiles what it has")
 	} else if _, _, _, err := l.replay(second, l.replace("inner/inner.go", "inner-1", "inner-2")); !errors.Is(err, ErrUnknown) {
@@ -213,7 +213,7 @@ func TestTakeOver(t *testing.T) {
 	l.replace("inner/inner.go", "inner-2", "inner-1")
 	l.replace("cmd/a/main.go", "a-2", "a-3")
 	second := l.record(first)
-	edit = l.replace("inner/inner.go", "inner-1", "inner-7")
+	edit := l.replace("inner/inner.go", "inner-1", "inner-7")
 	if _, _, _, err := l.replay(second, edit); err != nil {
 		t.Fatal(err)
 	}
