@@ -20,6 +20,7 @@ import (
 	"github.com/anyarch/anyarch/internal/dockerfile"
 	"github.com/anyarch/anyarch/internal/image"
 	"github.com/anyarch/anyarch/internal/platform"
+	"github.com/anyarch/anyarch/internal/trace"
 )
 
 // errSilent ends a build on a daemon that stopped answering.
@@ -48,6 +49,8 @@ func (b *Build) run(ctx context.Context, n *Node, p platform.Platform, j job) (*
 	opt := j.opt
 	opt.SharedKey, opt.Session = b.o.Context, b.session
 	opt.AllowedEntitlements, opt.SourcePolicy = b.o.Allow, b.policy
+	end := trace.Start(ctx, trace.Solve, p.String()+" on "+n.Address)
+	defer func() { end() }()
 	status := make(chan *client.SolveStatus)
 	shown := b.show(p, n, status)
 	var away *elsewhere

@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -310,11 +309,10 @@ func (a *app) boundMemory(images int) func() {
 
 // writeTrace writes what a run spent its time on, also of one that failed.
 func (a *app) writeTrace(file string, recorder *trace.Recorder) error {
-	var text bytes.Buffer
-	_, err := recorder.WriteTo(&text)
-	if err == nil {
-		err = os.WriteFile(a.absolute(file), text.Bytes(), 0o644)
-	}
+	err := writeWhole(a.absolute(file), func(w io.Writer) error {
+		_, err := recorder.WriteTo(w)
+		return err
+	})
 	if err != nil {
 		return &refusal.Error{Code: "PA602", Place: "--trace " + file, Summary: "can't write here", Seen: []string{err.Error()}, Err: err}
 	}

@@ -35,6 +35,7 @@ import (
 	"github.com/anyarch/anyarch/internal/platform"
 	"github.com/anyarch/anyarch/internal/serve"
 	"github.com/anyarch/anyarch/internal/store"
+	"github.com/anyarch/anyarch/internal/trace/tracetest"
 )
 
 func TestMain(m *testing.M) {
@@ -103,6 +104,7 @@ func TestScripts(t *testing.T) {
 			"base":        makeBase,
 			"bases":       makeBases,
 			"mirror":      makeMirror,
+			"traced":      traced,
 			"files":       listFiles,
 			"half":        makeHalf,
 			"replace":     replace,
@@ -429,6 +431,17 @@ func replace(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(strings.ReplaceAll(data, args[1], args[2])), 0o644))
 }
 
+// traced holds a trace to its format and to what must be in it: traced FILE TRACK/NAME….
+func traced(ts *testscript.TestScript, _ bool, args []string) {
+	spans, err := tracetest.Read([]byte(ts.ReadFile(args[0])))
+	ts.Check(err)
+	for _, want := range args[1:] {
+		if !slices.ContainsFunc(spans, func(s tracetest.Span) bool { return strings.HasPrefix(s.Track+"/"+s.Name, want) }) {
+			ts.Fatalf("%s isn't in the trace: %v", want, spans)
+		}
+	}
+}
+
 // realRegistry starts distribution's registry: real VARIABLE [delete].
 func realRegistry(ts *testscript.TestScript, _ bool, args []string) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -519,7 +532,7 @@ func TestInterrupt(t *testing.T) {
 	}
 	code := make(chan int, 1)
 	go func() {
-		code <- cli.Main(run, []string{"publish", ".", "-t", listener.Addr().String() + "/app:1.0", "--progress", "plain"}, system)
+		code <- cli.Main(run, []string{"publish", ".", "-t", listener.Addr().String() + "/app:1.0", "--progress", "plain", "--trace", "trace.json"}, system)
 	}()
 	// The first object in the cache says that compiling is under way.
 	for {
@@ -542,6 +555,11 @@ func TestInterrupt(t *testing.T) {
 	}
 	if _, err := store.Open(filepath.Join(registry, "app")); err == nil {
 		t.Error("something was published")
+	}
+	if data, err := os.ReadFile(filepath.Join(dir, "trace.json")); err != nil {
+		t.Error(err)
+	} else if spans, err := tracetest.Read(data); err != nil || !slices.ContainsFunc(spans, func(s tracetest.Span) bool { return s.Track == "processes" && strings.HasPrefix(s.Name, "go build") }) {
+		t.Errorf("the trace of an interrupted run: %v %v", spans, err)
 	}
 	if left := processesWith(goCache); len(left) > 0 {
 		t.Errorf("still running: %v", left)

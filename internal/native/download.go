@@ -18,7 +18,6 @@ import (
 	"github.com/anyarch/anyarch/internal/filetree"
 	"github.com/anyarch/anyarch/internal/native/download"
 	"github.com/anyarch/anyarch/internal/refusal"
-	"github.com/anyarch/anyarch/internal/trace"
 )
 
 // maxDownload bounds what ADD fetches, in bytes.
@@ -117,9 +116,9 @@ func (b *Build) fetchOnce(ctx context.Context, h dockerfile.HTTP) (t *filetree.T
 		req.Header.Set("If-Modified-Since", known.Modified)
 	}
 	asked := req.Header.Get("If-None-Match")+req.Header.Get("If-Modified-Since") != ""
-	end := trace.Start(ctx, trace.Download, "GET "+download.Clean(h.URL))
-	defer func() { end() }()
+	end := download.Fetching(req)
 	resp, err := b.o.Client.Do(req)
+	defer func() { end(resp) }() // the body has come then
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil, false, context.Cause(ctx)

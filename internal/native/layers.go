@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"slices"
+	"strconv"
 	"strings"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -19,6 +20,7 @@ import (
 	"github.com/anyarch/anyarch/internal/platform"
 	"github.com/anyarch/anyarch/internal/progress"
 	"github.com/anyarch/anyarch/internal/refusal"
+	"github.com/anyarch/anyarch/internal/trace"
 )
 
 // Result is the image of one platform, not assembled yet.
@@ -245,10 +247,13 @@ func (b *Build) layer(ctx context.Context, s step) (*image.Layer, error) {
 		if err != nil || len(entries) == 0 {
 			return (*image.Layer)(nil), err
 		}
+		end := trace.Start(ctx, trace.Layer, s.op.Name)
 		l, err := layer.Write(ctx, b.o.Store, entries, layer.Options{Compression: b.o.Compression, ModTime: b.o.LayerTime, OmitParents: true})
 		if err != nil {
+			end("error", "not written")
 			return nil, err
 		}
+		end("bytes", strconv.FormatInt(l.Descriptor.Size, 10))
 		return &l, nil
 	})
 	if err != nil {

@@ -9,12 +9,14 @@ import (
 	"path"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/anyarch/anyarch/internal/dockerfile"
 	"github.com/anyarch/anyarch/internal/native/command"
 	"github.com/anyarch/anyarch/internal/native/sandbox"
 	"github.com/anyarch/anyarch/internal/prove"
+	"github.com/anyarch/anyarch/internal/trace"
 )
 
 // program runs a program that lies in the tree, for the shell.
@@ -106,6 +108,15 @@ type process struct {
 	heavy  bool   // it may use all processors, and much memory
 }
 
+// traced is the process's name in a trace: no arguments, which may hold secrets.
+func (p process) traced() string {
+	name := path.Base(p.path)
+	if p.goroot != "" && name == "go" && len(p.args) > 1 {
+		name += " " + p.args[1]
+	}
+	return name
+}
+
 // start runs a process in a checkout of the tree and brings back what it changed.
 func (in *invocation) start(ctx context.Context, p process) (int, error) {
 	if p.heavy {
@@ -180,7 +191,9 @@ func (in *invocation) start(ctx context.Context, p process) (int, error) {
 	if in.hosted() && p.goroot == "" && !in.hasGo() {
 		c.ModCache, c.BuildCache = "", "" // nobody looks for them
 	}
+	end := trace.Start(ctx, trace.Process, p.traced())
 	exit, err := in.b.o.Runner.Run(ctx, c)
+	end("instruction", in.b.place(in.op), "platform", in.label, "exit", strconv.Itoa(exit))
 	if err != nil {
 		return exit, err
 	}

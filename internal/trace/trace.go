@@ -1,5 +1,5 @@
 // Package trace records what a run spends its time on, for a viewer such as
-// ui.perfetto.dev: every go process, layer, request and step, in the Trace Event
+// ui.perfetto.dev: every process, layer, request, download, BuildKit build and step, in the Trace Event
 // Format (JSON object form, complete events).
 //
 // A [Recorder] travels in the context, so that the packages that do the work need no
@@ -23,8 +23,8 @@ type Track string
 
 // The tracks, in the order in which they are shown.
 const (
-	Step     Track = "steps"        // of platforms, as on the screen
-	Process  Track = "go processes" // and others that are started
+	Step     Track = "steps"     // of platforms, as on the screen
+	Process  Track = "processes" // that are started: go, and others in the sandbox
 	Layer    Track = "layers"
 	Request  Track = "requests"  // to registries, until the answer's header has come
 	Download Track = "downloads" // of packages, indexes and other files
@@ -70,6 +70,16 @@ func Start(ctx context.Context, track Track, name string) func(details ...string
 }
 
 func (r *Recorder) add(track Track, name string, begin, end time.Time, details ...string) {
+	// Steps are told with the time that they took, and clocks can be set.
+	if begin.Before(r.begin) {
+		begin = r.begin
+	}
+	if end.Before(begin) {
+		end = begin
+	}
+	if name == "" {
+		name = string(track) // viewers want one
+	}
 	s := span{track: track, name: name, begin: begin, end: end}
 	for pair := range slices.Chunk(details, 2) {
 		if len(pair) == 2 && pair[1] != "" {

@@ -5,12 +5,16 @@ import (
 	"context"
 	"encoding/json"
 	"flag"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/anyarch/anyarch/internal/progress"
+	"github.com/anyarch/anyarch/internal/trace/tracetest"
 )
 
 var update = flag.Bool("update", false, "rewrite the golden file")
@@ -53,6 +57,51 @@ func TestShape(t *testing.T) {
 	}
 	if !bytes.Equal(indented.Bytes(), want) {
 		t.Errorf("the trace differs from %s:\n%s", golden, indented.Bytes())
+	}
+}
+
+// What is recorded by many at once, with whatever names, is a file that viewers take.
+func TestViewersTakeIt(t *testing.T) {
+	t.Parallel()
+	r := New()
+	ctx := With(context.Background(), r)
+	var wg sync.WaitGroup
+	for i := range 8 {
+		wg.Go(func() {
+			random := rand.New(rand.NewPCG(1, uint64(i)))
+			for n := range 200 {
+				track := tracks[random.IntN(len(tracks))]
+				switch random.IntN(3) {
+				case 0:
+					end := Start(ctx, track, []string{"go build", "", "a\xffb", "\u2028\"</script>", strings.Repeat("x", 5000)}[random.IntN(5)])
+					if n%2 == 0 {
+						time.Sleep(time.Microsecond)
+					}
+					end("a", "b\xff", "odd")
+				case 1: // a step that took longer than the run, or less than nothing
+					r.Sink(progress.Discard)(progress.Event{Time: time.Now(), Step: progress.Compile, State: progress.Done, Duration: time.Duration(random.IntN(2e9) - 1e9)})
+				default:
+					begin := time.Now().Add(time.Duration(random.IntN(1000)))
+					r.add(track, "x", begin, begin.Add(time.Duration(random.IntN(5000))))
+				}
+			}
+		})
+	}
+	wg.Wait()
+	var b bytes.Buffer
+	if _, err := r.WriteTo(&b); err != nil {
+		t.Fatal(err)
+	}
+	spans, err := tracetest.Read(b.Bytes())
+	if err != nil || len(spans) != 1600 {
+		t.Errorf("%d spans, %v", len(spans), err)
+	}
+	b.Reset()
+	if _, err := New().WriteTo(&b); err != nil {
+		t.Fatal(err)
+	}
+	if spans, err := tracetest.Read(b.Bytes()); err != nil || len(spans) != 0 {
+		t.Errorf("of nothing: %v %v", spans, err)
 	}
 }
 

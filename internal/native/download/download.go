@@ -16,8 +16,11 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strconv"
 	"sync"
 	"time"
+
+	"github.com/anyarch/anyarch/internal/trace"
 )
 
 // Options are what package managers of one build share.
@@ -238,6 +241,19 @@ func Clean(address string) string {
 	return u.Redacted()
 }
 
+// Fetching begins a span for a request; its end takes the answer, nil if there was none.
+// The query isn't in it: it may hold what lets its bearer in.
+func Fetching(req *http.Request) (end func(resp *http.Response)) {
+	done := trace.Start(req.Context(), trace.Download, req.Method+" "+req.URL.Host+req.URL.Path)
+	return func(resp *http.Response) {
+		if resp == nil {
+			done("error", "no answer")
+			return
+		}
+		done("status", strconv.Itoa(resp.StatusCode))
+	}
+}
+
 func (s *Session) getOnce(ctx context.Context, address string, known validators) (name string, now validators, again bool, err error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
 	if err != nil {
@@ -250,7 +266,9 @@ func (s *Session) getOnce(ctx context.Context, address string, known validators)
 	if known.Modified != "" {
 		req.Header.Set("If-Modified-Since", known.Modified)
 	}
+	end := Fetching(req)
 	resp, err := s.o.Client.Do(req)
+	defer func() { end(resp) }() // the body has come then
 	if err != nil {
 		var u *url.Error
 		if errors.As(err, &u) {

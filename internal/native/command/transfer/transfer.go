@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/anyarch/anyarch/internal/native/command"
+	"github.com/anyarch/anyarch/internal/native/download"
 )
 
 // Options are what the commands of a step share.
@@ -112,7 +113,9 @@ func (o Options) get(ctx context.Context, r request) (*answer, error) {
 			k, v, _ := strings.Cut(h, ":")
 			req.Header.Set(strings.TrimSpace(k), strings.TrimSpace(v))
 		}
+		end := download.Fetching(req)
 		resp, err := client.Do(req) //nolint:bodyclose // the caller closes it
+		end(resp)
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
