@@ -6,11 +6,13 @@ import (
 	"bufio"
 	"crypto/rand"
 	"encoding/json"
+	"fmt"
 	"io/fs"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -57,6 +59,8 @@ func main() {
 		syscall.Mkfifo("/out/tree/fifo", 0o600),
 		os.Chtimes("/out/tree/a", old, old), os.Chmod("/out/tree/deep", 0o2700), os.Chtimes("/out/tree/deep", old, old),
 		os.WriteFile("/out/one.txt", []byte(arch), 0o644), os.WriteFile("/out/two.txt", []byte("2"), 0o600), os.Symlink("tree/a", "/out/three.txt"),
+		os.Mkdir("/out/empty", 0o1777), os.WriteFile("/out/capable", []byte("c"), 0o755),
+		syscall.Setxattr("/out/capable", "security.capability", []byte{1, 0, 0, 2, 0, 4, 18: 0, 19: 0}, 0),
 		os.WriteFile("/out/odd [name]!", []byte("odd"), 0o644), os.Symlink("out", "/lnk"))
 }
 `
@@ -86,6 +90,34 @@ EOF
 WORKDIR /work
 RUN --mount=from=cross,source=/out/tree,target=/mnt ["/bin/app", "/made"]
 ENTRYPOINT ["/bin/app", "/tmp/x"]
+`
+
+// splitCopies are ways to take files from a stage, each from one of its own.
+const splitCopies = `COPY --from=cross /lnk /c1
+COPY --from=cross /lnk/ /c2/
+COPY --from=cross /lnk/tree /c3
+COPY --from=cross /lnk/tree/deep/link /c4
+COPY --from=cross /lnk/three.txt /c5/
+COPY --from=cross /out/*/deep /c6/
+COPY --from=cross /lnk/*/deep/* /c7/
+COPY --from=cross --chown=3:4 --chmod=u=rwX,go=rX /out/tree/deep/ /c8/d/
+COPY --from=cross --link /lnk/t* /c9/
+COPY --from=cross --link --chown=5:6 /out/tree /c10/
+COPY --from=cross --parents /out/**/b /c11/
+COPY --from=cross --parents /out/tree/./deep /c12/
+COPY --from=cross --parents /out/./nothing* /c12/
+COPY --from=cross --exclude=*.txt /out /c13/
+COPY --from=cross /out/tree/deep/b /out/tree/a /c14/
+COPY --from=cross /out/tree/deep/nothing* /c15/
+COPY --from=cross out/one.txt ./rel/../c16
+COPY --from=cross /out/../out/./tree/ /c17
+COPY --from=cross ["/out/odd [[]name]!", "/c18/"]
+COPY --from=cross /o*/odd* /c19/
+COPY --from=cross /out/empty /c20/
+COPY --from=cross /out/empty /out/capable /c21/
+WORKDIR /c22
+COPY --from=cross /out/tree /c3
+RUN --mount=from=cross,source=/lnk/tree,target=/mnt --mount=type=bind,from=cross,source=/out/one.txt,target=/one,rw --mount=type=cache,from=cross,source=/out/empty,target=/cache ["/bin/app", "/cache/made"]
 `
 
 // split is what the tests of builds on several nodes share.
@@ -265,6 +297,20 @@ func TestBuildKitSplit(t *testing.T) {
 	})
 	text, err := os.ReadFile(filepath.Join(s.dir, "Split"))
 	check(t, err)
+	t.Run("copies", func(t *testing.T) {
+		stages, count := "", 0
+		copies := regexp.MustCompile(`from=cross\b`).ReplaceAllStringFunc(splitCopies, func(string) string {
+			count++
+			stages += fmt.Sprintf("FROM cross AS cross%d\nCOPY note /cross%d/\n", count, count)
+			return fmt.Sprintf("from=cross%d", count)
+		})
+		s.file(t, "Copies", strings.NewReplacer("FROM scratch AS unused\n", stages+"FROM scratch AS unused\n", "WORKDIR /work\n", copies+"WORKDIR /work\n").Replace(string(text)))
+		one, _, _ := s.build(t, "copies", nil, "-f", "Copies", "--builder", alone.Address)
+		two, log, _ := s.build(t, "copies", nil, "-f", "Copies", "--builder", s.start(t).Address+"=linux/amd64", "--builder", s.start(t).Address+"=linux/386")
+		if one != two || strings.Count(log, "handed over") <= count {
+			t.Errorf("on one node the image is %s, on two %s\n%s", one, two, log)
+		}
+	})
 	t.Run("failures", func(t *testing.T) {
 		first, second := s.start(t), s.start(t)
 		for name, c := range map[string]struct{ old, new, want string }{

@@ -163,7 +163,7 @@ func (b *Build) makePart(ctx context.Context, p platform.Platform, d *plan, c *p
 					return nil, nil, err
 				}
 			}
-			id, err := w.add(onlyPaths(in, files.patterns()), named("[handover] what is read of "+d.place(c.op, b.o.Dockerfile)), d.source.GetLocations()[c.op])
+			id, err := w.add(onlyPaths(in, files), named("[handover] what is read of "+d.place(c.op, b.o.Dockerfile)), d.source.GetLocations()[c.op])
 			if err != nil {
 				return nil, nil, err
 			}
@@ -198,19 +198,24 @@ func (b *Build) makePart(ctx context.Context, p platform.Platform, d *plan, c *p
 	return root.Digest, nil
 }
 
-// onlyPaths copies some paths of a file system to an empty one, each to its place. With
-// nil it copies everything, with an empty list nothing.
-func onlyPaths(in *pb.Input, patterns []string) *pb.Op {
-	var exclude []string
-	if patterns != nil && len(patterns) == 0 {
-		exclude = []string{"**"}
+// onlyPaths copies what is needed of a file system to an empty one, each path to its place.
+func onlyPaths(in *pb.Input, files *needed) *pb.Op {
+	c := &pb.FileActionCopy{Src: "/", Dest: "/", Mode: -1, Timestamp: -1, DirCopyContents: true, CreateDestPath: true, IncludePatterns: files.patterns()}
+	if c.IncludePatterns != nil && len(c.IncludePatterns) == 0 {
+		c.ExcludePatterns = []string{"**"} // no pattern at all would be everything
 	}
-	return &pb.Op{Inputs: []*pb.Input{in}, Op: &pb.Op_File{File: &pb.FileOp{Actions: []*pb.FileAction{{
-		Input: -1, SecondaryInput: 0, Output: 0,
-		Action: &pb.FileAction_Copy{Copy: &pb.FileActionCopy{
-			Src: "/", Dest: "/", Mode: -1, Timestamp: -1, DirCopyContents: true, CreateDestPath: true, IncludePatterns: patterns, ExcludePatterns: exclude,
-		}},
-	}}}}}
+	op := &pb.FileOp{Actions: []*pb.FileAction{{Input: -1, SecondaryInput: 0, Output: -1, Action: &pb.FileAction_Copy{Copy: c}}}}
+	// Directories come after what is in them, which has brought those above it as they are.
+	for _, dir := range slices.Sorted(maps.Keys(files.dirs)) {
+		if dir != "/" {
+			op.Actions = append(op.Actions, &pb.FileAction{
+				Input: int64(len(op.Actions)), SecondaryInput: -1, Output: -1, // actions are counted after the one input
+				Action: &pb.FileAction_Mkdir{Mkdir: &pb.FileActionMkDir{Path: dir, Mode: 0o755, MakeParents: true, Timestamp: -1}},
+			})
+		}
+	}
+	op.Actions[len(op.Actions)-1].Output = 0
+	return &pb.Op{Inputs: []*pb.Input{in}, Op: &pb.Op_File{File: op}}
 }
 
 // partCaches are the caches of a part: those of its platform with a suffix of their own,

@@ -23,12 +23,13 @@ type needed struct {
 	list  func(ctx context.Context, dir string) ([]*fstypes.Stat, error)
 	known map[string]map[string]*fstypes.Stat // of directories that were listed
 	paths map[string]bool
+	dirs  map[string]bool // in which something is looked for, and need not be
 }
 
 // newNeeded prepares to look at a tree. The paths of directories that list is called with
 // begin with a slash and have no links in them.
 func newNeeded(list func(ctx context.Context, dir string) ([]*fstypes.Stat, error)) *needed {
-	return &needed{list: list, known: map[string]map[string]*fstypes.Stat{}, paths: map[string]bool{}}
+	return &needed{list: list, known: map[string]map[string]*fstypes.Stat{}, paths: map[string]bool{}, dirs: map[string]bool{}}
 }
 
 // listRef lists directories of what a daemon made.
@@ -111,6 +112,7 @@ func (n *needed) add(ctx context.Context, r read) error {
 				if err != nil || !ok {
 					return err
 				}
+				n.dirs[base] = true
 				return n.match(ctx, base, names[i:], r.copy)
 			}
 		}
@@ -127,6 +129,7 @@ func (n *needed) addPath(ctx context.Context, name string, follow bool, c *pb.Fi
 		n.paths[real] = true
 		return nil
 	}
+	n.dirs[real] = true
 	for _, pattern := range c.IncludePatterns {
 		if strings.HasPrefix(pattern, "!") {
 			continue

@@ -86,4 +86,16 @@ func TestNeeded(t *testing.T) {
 			t.Errorf("%s, which isn't there, needs everything", name)
 		}
 	}
+	// A directory that is searched has to be there, though nothing in it is found.
+	n := newNeeded(tree)
+	if err := n.add(t.Context(), from("/bin/none*", &pb.FileActionCopy{})); err != nil || !n.dirs["/usr/bin"] {
+		t.Errorf("%v, %v", n.dirs, err)
+	}
+	op := onlyPaths(&pb.Input{}, n).GetFile()
+	if last := op.Actions[len(op.Actions)-1]; len(op.Actions) != 2 || last.GetMkdir().GetPath() != "/usr/bin" || last.Output != 0 || op.Actions[0].Output == 0 {
+		t.Errorf("%v", op)
+	}
+	if c := onlyPaths(&pb.Input{}, newNeeded(tree)).GetFile().Actions[0].GetCopy(); len(c.ExcludePatterns) == 0 {
+		t.Errorf("nothing is needed, and everything is copied: %v", c)
+	}
 }
