@@ -87,8 +87,10 @@ ENTRYPOINT ["/app/main"]
 USER 65532
 `
 
-// buildkit is a buildkitd of this program's own.
-func (b *bench) buildkit(ctx context.Context) (*tool, error) {
+// buildkit is a buildkitd of this program's own, each tool with one of its own so that
+// none finds what another has built. The tool buildkit is how its users call it; buildctl
+// asks as we do for times that are the same every day; engine is anyarch in its place.
+func (b *bench) buildkit(ctx context.Context, name string) (*tool, error) {
 	daemon, err := exec.LookPath("buildkitd")
 	if err != nil {
 		return nil, errors.New("buildkitd isn't on PATH (go install github.com/moby/buildkit/cmd/...@latest)")
@@ -101,7 +103,7 @@ func (b *bench) buildkit(ctx context.Context) (*tool, error) {
 	if err != nil {
 		return nil, err
 	}
-	address, err := b.startBuildkit(ctx, daemon, client)
+	address, err := b.startBuildkit(ctx, name, daemon, client)
 	if err != nil {
 		return nil, err
 	}
@@ -115,8 +117,9 @@ func (b *bench) buildkit(ctx context.Context) (*tool, error) {
 		certificates = filepath.Dir(file)
 	}
 	return &tool{
-		name: "buildkit", version: []string{daemon, "--version"}, peer: true, pushes: true,
+		name: name, version: []string{daemon, "--version"}, peer: true, pushes: true,
 		build: func(ctx context.Context, w *meter, m *module, state string) error {
+			env := b.env(state, "ANYARCH_CACHE="+filepath.Join(state, "anyarch"))
 			for _, main := range m.mains {
 				dir := filepath.Join(state, "dockerfile."+m.programName(main))
 				if err := os.MkdirAll(dir, 0o755); err != nil {
@@ -124,17 +127,29 @@ func (b *bench) buildkit(ctx context.Context) (*tool, error) {
 				}
 				// A cold tool has a build cache of its own.
 				text := fmt.Appendf(nil, crossed, "build-"+filepath.Base(state), ldflags, main)
-				if err := os.WriteFile(filepath.Join(dir, "Dockerfile"), text, 0o644); err != nil {
+				file := filepath.Join(dir, "Dockerfile")
+				if err := os.WriteFile(file, text, 0o644); err != nil {
 					return err
 				}
-				args := []string{client, "--addr", address, "build", "--frontend", "dockerfile.v0", "--progress", "plain",
-					"--local", "context=" + m.dir, "--local", "dockerfile=" + dir,
-					"--local", "goroot=" + strings.TrimSpace(goroot), "--opt", "context:goroot=local:goroot",
-					"--local", "certificates=" + certificates, "--opt", "context:certificates=local:certificates",
-					"--opt", "platform=" + strings.Join(m.platforms, ","),
-					"--opt", "build-arg:GOPROXY=" + proxy["GOPROXY"], "--opt", "build-arg:GOSUMDB=" + proxy["GOSUMDB"],
-					"--output", "type=image,push=true,registry.insecure=true,name=" + b.repository("buildkit", m, state) + "/" + m.programName(main) + ":bench"}
-				if err := w.run(ctx, m.dir, b.env(state), args...); err != nil {
+				target := b.repository(name, m, state) + "/" + m.programName(main) + ":bench"
+				args := []string{b.anyarch, "publish", "--engine", "buildkit", "--builder", address, "-f", file, "--platform", strings.Join(m.platforms, ","),
+					"--build-context", "goroot=" + strings.TrimSpace(goroot), "--build-context", "certificates=" + certificates,
+					"--build-arg", "GOPROXY=" + proxy["GOPROXY"], "--build-arg", "GOSUMDB=" + proxy["GOSUMDB"], "-t", target, m.dir}
+				if name != "engine" {
+					output := "type=image,push=true,registry.insecure=true,name=" + target
+					args = []string{client, "--addr", address, "build", "--frontend", "dockerfile.v0", "--progress", "plain",
+						"--local", "context=" + m.dir, "--local", "dockerfile=" + dir,
+						"--local", "goroot=" + strings.TrimSpace(goroot), "--opt", "context:goroot=local:goroot",
+						"--local", "certificates=" + certificates, "--opt", "context:certificates=local:certificates",
+						"--opt", "platform=" + strings.Join(m.platforms, ","),
+						"--opt", "build-arg:GOPROXY=" + proxy["GOPROXY"], "--opt", "build-arg:GOSUMDB=" + proxy["GOSUMDB"]}
+					if name == "buildctl" {
+						output += ",rewrite-timestamp=true"
+						args = append(args, "--opt", "build-arg:SOURCE_DATE_EPOCH=0")
+					}
+					args = append(args, "--output", output)
+				}
+				if err := w.run(ctx, m.dir, env, args...); err != nil {
 					return err
 				}
 			}
@@ -144,11 +159,11 @@ func (b *bench) buildkit(ctx context.Context) (*tool, error) {
 }
 
 // startBuildkit starts a buildkitd and waits for it.
-func (b *bench) startBuildkit(ctx context.Context, daemon, client string) (string, error) {
+func (b *bench) startBuildkit(ctx context.Context, name, daemon, client string) (string, error) {
 	if os.Getuid() != 0 {
 		return "", errors.New("it needs root")
 	}
-	dir := filepath.Join(b.dir, "buildkit")
+	dir := filepath.Join(b.dir, name)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", err
 	}

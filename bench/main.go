@@ -14,7 +14,8 @@
 // build cache as volumes. dockerfile is anyarch with a Dockerfile as people write
 // them (ARG GOARCH, go mod download, go build), buildkit is BuildKit crossing with
 // TARGETARCH and cache mounts, emulated is buildah with the Go of the target
-// platform under QEMU. shared is anyarch with --cache, whose build cache is in the registry
+// platform under QEMU. engine is anyarch --engine buildkit, and buildctl the same build by
+// BuildKit's own client; what the daemons compute is in wall times only. shared is anyarch with --cache, whose build cache is in the registry
 // and nothing on the machine; zstd is anyarch with the other compression.
 //
 // # Modules
@@ -99,7 +100,7 @@ func parse(args []string, messages io.Writer) (config, error) {
 	f.IntVar(&c.rounds, "rounds", 5, "warm `ROUNDS`; the large module has three at most")
 	f.IntVar(&c.cold, "cold", 1, "cold `ROUNDS`, 0 for none; the large module has none")
 	modules := f.String("modules", "small,medium,huge,many,large", "`MODULES` to build")
-	tools := f.String("tools", "floor,anyarch,dockerfile,ko,ko-cache,buildah", "`TOOLS` to compare (ko-cache is ko with KOCACHE); also: shared (anyarch --cache, with nothing on the machine), zstd (anyarch --compression zstd), buildkit (buildkitd, buildctl and runc on PATH, as root), emulated (buildah with the target's Go under QEMU)")
+	tools := f.String("tools", "floor,anyarch,dockerfile,ko,ko-cache,buildah", "`TOOLS` to compare (ko-cache is ko with KOCACHE); also: shared (anyarch --cache, with nothing on the machine), zstd (anyarch --compression zstd), buildkit (buildkitd, buildctl and runc on PATH, as root), buildctl and engine (BuildKit and anyarch --engine buildkit, asked for the same), emulated (buildah with the target's Go under QEMU)")
 	platforms := f.String("platforms", "", "`PLATFORMS` instead of each module's own")
 	f.IntVar(&c.mains, "mains", 20, "how many `PROGRAMS` the module many has")
 	f.IntVar(&c.embed, "embed", 100, "`MB` of data in the program of the module large")
@@ -131,7 +132,7 @@ func parse(args []string, messages io.Writer) (config, error) {
 	if err := known("-modules", c.modules, "small", "medium", "huge", "many", "large"); err != nil {
 		return c, err
 	}
-	if err := known("-tools", c.tools, "floor", "anyarch", sharedTool, zstdTool, "dockerfile", "ko", "ko-cache", "buildah", "buildkit", "emulated"); err != nil {
+	if err := known("-tools", c.tools, "floor", "anyarch", sharedTool, zstdTool, "dockerfile", "ko", "ko-cache", "buildah", "buildkit", "buildctl", "engine", "emulated"); err != nil {
 		return c, err
 	}
 	if err := known("-registry", []string{c.registry}, "own", "docker"); err != nil {

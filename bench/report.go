@@ -24,6 +24,7 @@ const (
 	dockerfileSeconds = 0.5
 	dockerfileMemory  = 300_000_000
 	emulatedFactor    = 10.0
+	engineFactor      = 1.03
 )
 
 // oneLineFactor is what a changed line may take, in floors.
@@ -119,7 +120,7 @@ func rowsOf(samples []sample) []row {
 			position[k.module+"/"+k.scenario] = len(position)
 		}
 	}
-	rank := map[string]int{"floor": 0, "anyarch": 1, "dockerfile": 2, "ko": 3, "ko-cache": 4, "buildah": 5, "buildkit": 6, "emulated": 7}
+	rank := map[string]int{"floor": 0, "anyarch": 1, "dockerfile": 2, "ko": 3, "ko-cache": 4, "buildah": 5, "buildkit": 6, "buildctl": 7, "engine": 8, "emulated": 9}
 	slices.SortStableFunc(order, func(x, y key) int {
 		if d := position[x.module+"/"+x.scenario] - position[y.module+"/"+y.scenario]; d != 0 {
 			return d
@@ -232,10 +233,13 @@ func dockerfileTargets(rows []row) []target {
 	}
 	var list []target
 	for _, r := range rows {
+		where := r.Module + "/" + r.Scenario + "/"
+		if other := wall[where+"buildctl"]; r.Tool == "engine" && other > 0 {
+			list = append(list, target{fmt.Sprintf("engine, %s: ≤ %.2f × buildctl", r.Scenario, engineFactor), r.Module, fmt.Sprintf("%.2f ×", r.Wall/other), r.Wall <= engineFactor*other})
+		}
 		if r.Tool != "dockerfile" {
 			continue
 		}
-		where := r.Module + "/" + r.Scenario + "/"
 		name := "dockerfile, " + r.Scenario + ": "
 		if r.Scenario == "cold" {
 			list = append(list, target{name + fmt.Sprintf("≤ %.2f × floor", coldFactor), r.Module, fmt.Sprintf("%.2f ×", r.XWall), r.XWall <= coldFactor})

@@ -99,8 +99,8 @@ func (b *bench) findTools(ctx context.Context) error {
 			t, err = b.ourDockerfile(ctx)
 		case "buildah":
 			t, err = b.buildah()
-		case "buildkit":
-			t, err = b.buildkit(ctx)
+		case "buildkit", "buildctl", "engine":
+			t, err = b.buildkit(ctx, name)
 		case "emulated":
 			t, err = b.emulated(ctx)
 		}
