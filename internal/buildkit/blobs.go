@@ -12,6 +12,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/anyarch/anyarch/internal/prove"
 	"github.com/anyarch/anyarch/internal/store"
 )
 
@@ -22,6 +23,8 @@ type blobs struct {
 	content.Store // nil: the rest of the interface isn't used
 
 	store *store.Store
+	scans prove.Cache            // where what is seen of layers on the way is kept; nil for nowhere
+	temp  string                 // for programs that are looked at
 	mu    sync.Mutex             // guards taken
 	taken map[digest.Digest]bool // blobs that are on their way
 }
@@ -85,7 +88,11 @@ func (b *blobs) Writer(ctx context.Context, opts ...content.WriterOpt) (content.
 		b.release(d)
 		return nil, err
 	}
-	return &blobWriter{blobs: b, w: w, ref: o.Ref, expected: d, total: o.Desc.Size, begin: time.Now()}, nil
+	bw := &blobWriter{blobs: b, w: w, ref: o.Ref, expected: d, total: o.Desc.Size, begin: time.Now()}
+	if b.scans != nil {
+		bw.ahead = prove.NewAhead(b.scans, b.temp)
+	}
+	return bw, nil
 }
 
 func (b *blobs) release(d digest.Digest) {
@@ -128,14 +135,23 @@ type blobWriter struct {
 	total    int64
 	begin    time.Time
 	closed   bool
+	ahead    *prove.Ahead // looks into the blob while it comes; nil for none
 }
 
-func (w *blobWriter) Write(p []byte) (int, error) { return w.w.Write(p) }
+func (w *blobWriter) Write(p []byte) (int, error) {
+	if w.ahead != nil {
+		_, _ = w.ahead.Write(p)
+	}
+	return w.w.Write(p)
+}
 
 func (w *blobWriter) Close() error {
 	if !w.closed {
 		w.closed = true
 		w.w.Abort()
+		if w.ahead != nil {
+			w.ahead.Close(w.got)
+		}
 		w.blobs.release(w.expected)
 	}
 	return nil
@@ -170,6 +186,10 @@ func (w *blobWriter) Truncate(size int64) error {
 	}
 	if size != 0 {
 		return fmt.Errorf("%s: a blob is received from its beginning: %w", w.ref, errdefs.ErrNotImplemented)
+	}
+	if w.ahead != nil {
+		w.ahead.Close("")
+		w.ahead = nil
 	}
 	w.w.Abort()
 	fresh, err := w.blobs.store.Ingest()

@@ -34,6 +34,7 @@ import (
 	"github.com/anyarch/anyarch/internal/image"
 	"github.com/anyarch/anyarch/internal/platform"
 	"github.com/anyarch/anyarch/internal/progress"
+	"github.com/anyarch/anyarch/internal/prove"
 	"github.com/anyarch/anyarch/internal/store"
 )
 
@@ -82,7 +83,10 @@ type Options struct {
 	Credentials func(ctx context.Context, host string) (user, password, token string)
 	Getenv      func(string) string
 	Store       *store.Store
-	Event       progress.Sink
+	// Scans keeps what the proof finds in layers, which are looked into while they come;
+	// nil leaves all of it to the proof.
+	Scans prove.Cache
+	Event progress.Sink
 }
 
 // Context is a named context.
@@ -120,6 +124,7 @@ type Build struct {
 func New(platforms []platform.Platform, o Options) (*Build, error) {
 	silence()
 	b := &Build{o: o, platforms: platforms, blobs: newBlobs(o.Store)}
+	b.blobs.scans, b.blobs.temp = o.Scans, o.Scratch
 	if err := b.prepare(); err != nil {
 		return nil, err
 	}

@@ -237,7 +237,7 @@ func (a *app) prepareBuildKit(b *buildFlags, in *dockerInput, nodes []*buildkit.
 		Secrets: secrets, SSH: d.kit.ssh, Allow: d.kit.allow, CacheTo: d.kit.cacheTo, CacheFrom: d.kit.cacheFrom, SourcePolicy: policy, Attest: attest,
 		Compression: first(d.kit.compression, string(in.plan.Compression)), Level: d.kit.level, Docker: in.plan.MediaTypes == image.Docker,
 		Annotations: in.plan.Images[0].Annotations, LayerTime: in.plan.LayerTime,
-		Credentials: client.Credentials, Getenv: a.Getenv, Store: kept.Blobs(), Event: event,
+		Credentials: client.Credentials, Getenv: a.Getenv, Store: kept.Blobs(), Scans: kept.Memo(), Event: event,
 	})
 }
 

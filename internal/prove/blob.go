@@ -166,7 +166,7 @@ func (l *layers) read(ctx context.Context, d ocispec.Descriptor, moving func(int
 		return nil, false, classify(err, d, noun)
 	}
 	defer r.Close()
-	key := fmt.Sprintf("layer-scan/%d/%s", scanVersion, d.Digest)
+	key := scanKey(d.Digest)
 	if l.Cache != nil {
 		// The blob was opened although its bytes aren't needed: a layer that a
 		// clean-up has removed is found missing even if it was seen before.
