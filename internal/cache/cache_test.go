@@ -241,7 +241,8 @@ func TestParseSize(t *testing.T) {
 	}
 }
 
-// A run that wrote much is followed by a trimming, one that wrote nothing isn't.
+// A run that wrote is followed by a trimming if the cache has outgrown its bound, even a
+// moment after the last one; a run that wrote nothing isn't.
 func TestTrim(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -257,9 +258,58 @@ func TestTrim(t *testing.T) {
 	if err := c.Trim(t.Context(), 10); err != nil || there(c, d) {
 		t.Errorf("it isn't trimmed: %v", err)
 	}
-	d = blob(t, c, strings.Repeat("y", 100), time.Hour)
-	if err := c.Trim(t.Context(), 10); err != nil || !there(c, d) {
-		t.Errorf("it is trimmed all the time: %v", err)
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	// Runs one after the other, all within a moment: after none of them there is more
+	// than the bound, in blobs and in directories.
+	const limit = 5000
+	for run := range 20 {
+		c, err := Open(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if run%2 == 0 {
+			if _, err := c.Blobs().Write(fmt.Appendf(nil, "%d %s", run, strings.Repeat("x", 700))); err != nil {
+				t.Fatal(err)
+			}
+		} else {
+			c.written.Store(true)
+			place := filepath.Join(c.Work(), fmt.Sprint("stage", run%3), "builder")
+			if err := os.MkdirAll(place, 0o755); err != nil {
+				t.Fatal(err)
+			}
+			for name, size := range map[string]int{filepath.Join(place, fmt.Sprint("file", run)): 900, place + ".state": 10, place + ".lock": 0} {
+				if err := os.WriteFile(name, make([]byte, size), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		if err := c.Trim(t.Context(), limit); err != nil {
+			t.Fatal(err)
+		}
+		var total int64
+		for _, it := range c.items() {
+			total += it.size
+		}
+		if total > limit || total == 0 {
+			t.Errorf("after run %d there are %d bytes", run, total)
+		}
+		if err := c.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// What says how much there is may be damaged.
+	c = open(t, dir)
+	if err := os.WriteFile(c.path(usageFile), []byte("{"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	blob(t, c, strings.Repeat("y", 2*limit), time.Hour)
+	if err := c.Trim(t.Context(), limit); err != nil {
+		t.Fatal(err)
+	}
+	if done, err := c.Prune(t.Context(), Bounds{Limit: limit, DryRun: true}); err != nil || done.Left > limit || done.Items > 0 {
+		t.Errorf("%+v %v", done, err)
 	}
 }
 

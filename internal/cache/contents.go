@@ -98,21 +98,30 @@ func (c *Cache) locked(part string, list *[]item) {
 		return
 	}
 	for _, lock := range locks {
-		dir := strings.TrimSuffix(lock, ".lock")
-		it := item{part: part, path: dir, lock: lock, with: []string{dir + ".state", dir + ".cache"}}
-		for _, path := range append([]string{dir}, it.with...) {
-			info, err := os.Lstat(path)
-			if err != nil {
-				continue
-			}
-			if info.ModTime().After(it.used) {
-				it.used = info.ModTime()
-			}
-			it.size += sizeOf(path)
-		}
-		if !it.used.IsZero() {
+		if it := c.lockedAt(part, lock); !it.used.IsZero() {
+			it.weigh()
 			*list = append(*list, it)
 		}
+	}
+}
+
+// lockedAt is the directory beside a lock, not weighed yet; its time is zero if there is
+// none.
+func (c *Cache) lockedAt(part, lock string) item {
+	dir := strings.TrimSuffix(lock, ".lock")
+	it := item{part: part, path: dir, lock: lock, with: []string{dir + ".state", dir + ".cache"}}
+	for _, path := range append([]string{dir}, it.with...) {
+		if info, err := os.Lstat(path); err == nil && info.ModTime().After(it.used) {
+			it.used = info.ModTime()
+		}
+	}
+	return it
+}
+
+func (it *item) weigh() {
+	it.size = 0
+	for _, path := range append([]string{it.path}, it.with...) {
+		it.size += sizeOf(path)
 	}
 }
 

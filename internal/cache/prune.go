@@ -206,27 +206,3 @@ func removeTree(dir string) {
 	})
 	_ = os.RemoveAll(dir)
 }
-
-// often is how often a run that wrote something looks whether the cache has
-// outgrown its bound.
-const often = 10 * time.Minute
-
-// Trim keeps the cache below limit bytes, 0 for no bound, where this run has put
-// something into it. It looks at the whole of it at most every ten minutes. The run
-// mustn't use the cache any more.
-func (c *Cache) Trim(ctx context.Context, limit int64) error {
-	if limit <= 0 || !c.written.Load() {
-		return nil
-	}
-	mark := c.path(usageFile)
-	if info, err := os.Stat(mark); err == nil && time.Since(info.ModTime()) < often {
-		return nil
-	}
-	if err := os.WriteFile(mark, nil, 0o644); err != nil {
-		return store.DiskError(mark, "write", err)
-	}
-	now := time.Now()
-	_ = os.Chtimes(mark, now, now)
-	_, err := c.Prune(ctx, Bounds{Limit: limit})
-	return err
-}

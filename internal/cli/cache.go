@@ -140,9 +140,13 @@ everything. What a running build may be using stays.`,
 }
 
 func (a *app) cacheVerifyCommand() *cobra.Command {
-	return &cobra.Command{
+	var remote string
+	cmd := &cobra.Command{
 		Use: "verify", Short: "Read everything again, and remove what is damaged; exit 3 if anything was", Args: args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if remote != "" {
+				return a.verifyGoCache(cmd.Context(), remote)
+			}
 			c, err := a.openCache()
 			if err != nil {
 				return err
@@ -160,4 +164,6 @@ func (a *app) cacheVerifyCommand() *cobra.Command {
 			return &refusal.Error{Code: "PA660", Kind: refusal.Findings, Place: c.Dir(), Summary: fmt.Sprintf("%d items of the cache were damaged; they are removed", len(done.Damaged)), Seen: done.Damaged}
 		},
 	}
+	cmd.Flags().StringVar(&remote, "remote", "", "check a build cache in a registry instead: `REFERENCE`, as of --cache")
+	return cmd
 }

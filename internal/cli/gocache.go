@@ -122,14 +122,39 @@ func (a *app) saveGoCache(ctx context.Context, b *buildFlags, event progress.Sin
 	}
 }
 
-// pruneGoCache keeps a cache in a registry within its bound, or empties it.
-func (a *app) pruneGoCache(ctx context.Context, text string, all bool) error {
-	place, err := a.parseGoCache(text)
+// verifyGoCache reads a cache in a registry again; what is damaged is named no more.
+func (a *app) verifyGoCache(ctx context.Context, text string) error {
+	place, err := a.writableGoCache(text)
 	if err != nil {
 		return err
 	}
-	if place.readOnly {
-		return &refusal.Error{Code: "PA502", Kind: refusal.Usage, Place: "--remote " + text, Summary: "what is only read can't be pruned", Fix: []string{"--remote " + place.name}}
+	done, err := gocache.Verify(ctx, place.repository, place.tag)
+	if err != nil {
+		return fmt.Errorf("verify %s: %w", place.name, err)
+	}
+	if err := a.printLine(fmt.Sprintf("%s in %d results are what they should be", ui.Bytes(done.Bytes), done.Entries)); err != nil {
+		return err
+	}
+	if len(done.Damaged) == 0 {
+		return nil
+	}
+	return &refusal.Error{Code: "PA660", Kind: refusal.Findings, Place: place.name, Summary: fmt.Sprintf("%d items of the build cache were damaged; it names them no more", len(done.Damaged)), Seen: done.Damaged}
+}
+
+// writableGoCache reads the place of a cache that is to be changed.
+func (a *app) writableGoCache(text string) (goCachePlace, error) {
+	place, err := a.parseGoCache(text)
+	if err == nil && place.readOnly {
+		err = &refusal.Error{Code: "PA502", Kind: refusal.Usage, Place: "--remote " + text, Summary: "what is only read can't be changed", Fix: []string{"--remote " + place.name}}
+	}
+	return place, err
+}
+
+// pruneGoCache keeps a cache in a registry within its bound, or empties it.
+func (a *app) pruneGoCache(ctx context.Context, text string, all bool) error {
+	place, err := a.writableGoCache(text)
+	if err != nil {
+		return err
 	}
 	if all {
 		place.limit = 0

@@ -467,3 +467,61 @@ func TestNoCacheIsLeftAlone(t *testing.T) {
 		t.Errorf("it is another one now: %v", err)
 	}
 }
+
+// A check finds what is damaged, and the rest is there afterwards.
+func TestVerify(t *testing.T) {
+	t.Parallel()
+	repo := registryFor(t)
+	for _, text := range []string{"a", "b", "c"} {
+		if err := keep(t, Options{Repository: repo}, text); err != nil {
+			t.Fatal(err)
+		}
+	}
+	v, err := Verify(t.Context(), repo, "main")
+	if err != nil || v.Packs != 3 || v.Entries != 3 || len(v.Damaged) > 0 {
+		t.Errorf("%+v %v", v, err)
+	}
+	there, err := load(t.Context(), repo, "main")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := repo.Fetch(t.Context(), there.packs[1].descriptor())
+	if err != nil {
+		t.Fatal(err)
+	}
+	whole, err := io.ReadAll(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range whole { // any flipped byte
+		flipped := []byte(strings.Clone(string(whole)))
+		flipped[i] ^= 1
+		if err := verifyPack(t.Context(), lossy{repo, func(ocispec.Descriptor) ([]byte, error) { return flipped, nil }}, there.packs[1]); err == nil {
+			t.Errorf("byte %d is another one, and nobody notices", i)
+		}
+	}
+	lost := lossy{repo, func(d ocispec.Descriptor) ([]byte, error) {
+		if d.Digest == there.packs[1].Digest {
+			return nil, notFound{}
+		}
+		return nil, nil
+	}}
+	if v, err := Verify(t.Context(), lost, "main"); err != nil || v.Packs != 2 || len(v.Damaged) != 1 {
+		t.Errorf("%+v %v", v, err)
+	}
+	if found(t, repo, "a", "b", "c") != 2 {
+		t.Error("what was good isn't there any more")
+	}
+	if v, err := Verify(t.Context(), repo, "main"); err != nil || len(v.Damaged) > 0 {
+		t.Errorf("%+v %v", v, err)
+	}
+	gone := away{repo, func(context.Context) (io.ReadCloser, error) {
+		return nil, &refusal.Error{Code: "PA401", Kind: refusal.Unavailable, Summary: "away"}
+	}}
+	if _, err := Verify(t.Context(), gone, "main"); err == nil {
+		t.Error("a registry that is away is good")
+	}
+	if v, err := Verify(t.Context(), repo, "other"); err != nil || v.Packs != 0 {
+		t.Errorf("%+v %v", v, err)
+	}
+}
