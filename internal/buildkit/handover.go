@@ -3,6 +3,7 @@ package buildkit
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -13,6 +14,7 @@ import (
 	"github.com/moby/buildkit/exporter/containerimage/exptypes"
 	gateway "github.com/moby/buildkit/frontend/gateway/client"
 	"github.com/moby/buildkit/solver/pb"
+	"github.com/moby/buildkit/util/apicaps"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
@@ -34,9 +36,35 @@ const handoverStore = "anyarch-handover"
 type plan struct {
 	*graph
 	metadata map[string][]byte // of its result: the config of the image
+	by       *Node             // whose front end it was
 	seen     string            // the instruction that made others necessary: place, tab, command
 	// handed are the images of parts that were made already.
 	handed map[result]digest.Digest
+	// together says that nothing can be handed over after all.
+	together bool
+}
+
+// errOlder is that of a daemon which doesn't know operations of the graph, since another
+// one's front end has made it.
+var errOlder = errors.New("this BuildKit is older than the one that read the Dockerfile")
+
+// solveOn solves a definition on a daemon, if it knows all that is in there.
+func solveOn(ctx context.Context, c gateway.Client, d *pb.Definition, evaluate bool) (*gateway.Result, error) {
+	if err := knows(c.BuildOpts().LLBCaps, d); err != nil {
+		return nil, err
+	}
+	return c.Solve(ctx, gateway.SolveRequest{Evaluate: evaluate, Definition: d, CacheImports: cacheImports(c)})
+}
+
+func knows(caps apicaps.CapSet, d *pb.Definition) error {
+	for _, meta := range d.Metadata {
+		for id := range meta.Caps {
+			if err := caps.Supports(apicaps.CapID(id)); err != nil {
+				return fmt.Errorf("%w: %w", errOlder, err)
+			}
+		}
+	}
+	return nil
 }
 
 // lostAt is an error of a node other than the one that makes the image.
@@ -92,7 +120,7 @@ func (b *Build) solveParts(ctx context.Context, p platform.Platform, d *plan, a 
 			if err != nil {
 				return nil, nil, err
 			}
-			r, err := c.Solve(ctx, gateway.SolveRequest{Definition: definition, CacheImports: cacheImports(c)})
+			r, err := solveOn(ctx, c, definition, false)
 			if err != nil {
 				return nil, nil, err
 			}
@@ -149,7 +177,7 @@ func (b *Build) makePart(ctx context.Context, p platform.Platform, d *plan, c *p
 			if err != nil {
 				return nil, nil, err
 			}
-			made, err := gw.Solve(ctx, gateway.SolveRequest{Evaluate: true, Definition: whole, CacheImports: cacheImports(gw)})
+			made, err := solveOn(ctx, gw, whole, true)
 			if err != nil {
 				return nil, nil, err
 			}
@@ -171,7 +199,7 @@ func (b *Build) makePart(ctx context.Context, p platform.Platform, d *plan, c *p
 			if err != nil {
 				return nil, nil, err
 			}
-			r, err := gw.Solve(ctx, gateway.SolveRequest{Definition: definition, CacheImports: cacheImports(gw)})
+			r, err := solveOn(ctx, gw, definition, false)
 			if err != nil {
 				return nil, nil, err
 			}

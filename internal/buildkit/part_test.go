@@ -1,12 +1,14 @@
 package buildkit
 
 import (
+	"errors"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/moby/buildkit/client/llb"
 	"github.com/moby/buildkit/solver/pb"
+	caps "github.com/moby/buildkit/util/apicaps/pb"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/anyarch/anyarch/internal/image"
@@ -144,6 +146,28 @@ func TestWriter(t *testing.T) {
 		if strings.Contains(text, no) {
 			t.Errorf("%s is left:\n%s", no, text)
 		}
+	}
+}
+
+// TestOlder sees that a daemon doesn't know what another one's front end asks for.
+func TestOlder(t *testing.T) {
+	t.Parallel()
+	g := graphOf(t, run(stage(arm), arm, "app", llb.Network(pb.NetMode_NONE)))
+	w := g.writer("")
+	in, err := w.input(g.result)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := w.end(in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := knows(pb.Caps.CapSet(pb.Caps.All()), d); err != nil {
+		t.Error(err)
+	}
+	all := slices.DeleteFunc(pb.Caps.All(), func(c *caps.APICap) bool { return c.ID == string(pb.CapExecMetaNetwork) })
+	if err := knows(pb.Caps.CapSet(all), d); !errors.Is(err, errOlder) {
+		t.Error(err)
 	}
 }
 

@@ -63,7 +63,7 @@ func (b *Build) Run(ctx context.Context, p platform.Platform) (*Result, error) {
 		case d != nil:
 			// An attestation is to tell how everything was made, and a policy of sources
 			// knows nothing of what is handed over.
-			a = assign(d.graph, p, usable, len(b.o.Attest) == 0 && b.policy == nil)
+			a = assign(d.graph, p, usable, len(b.o.Attest) == 0 && b.policy == nil && !d.together)
 		case len(usable) > 0:
 			a.node = usable[0]
 		}
@@ -88,6 +88,10 @@ func (b *Build) Run(ctx context.Context, p platform.Platform) (*Result, error) {
 		case errors.As(err, &other):
 			d = other.plan
 			tried[n] = 0
+		case errors.Is(err, errOlder):
+			d.together = true
+			tried[n] = 0
+			b.warn(p, fmt.Sprintf("%s is older than %s and can't take over from it: no stage is handed over", n.Address, d.by.Address))
 		case b.isLost(ctx, n, err):
 			lost = append(lost, n.Address+": "+plain(err))
 			b.o.Event.Warn("", p.String(), fmt.Sprintf("PA143 the builder %s was lost in the middle: %s", n.Address, plain(err)))

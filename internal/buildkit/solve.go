@@ -53,15 +53,17 @@ func (b *Build) run(ctx context.Context, n *Node, p platform.Platform, j job) (*
 	defer func() { end() }()
 	status := make(chan *client.SolveStatus)
 	shown := b.show(p, n, status)
-	var away *elsewhere
+	var aside error // which the daemon would only give back as a text
 	resp, err := n.client.Build(solveCtx, opt, "anyarch", func(ctx context.Context, c gateway.Client) (*gateway.Result, error) {
 		r, _, err := j.build(ctx, c)
-		errors.As(err, &away)
+		if away := (*elsewhere)(nil); errors.As(err, &away) || errors.Is(err, errOlder) {
+			aside = err
+		}
 		return r, err
 	}, status)
 	log := <-shown
-	if away != nil {
-		return nil, away
+	if aside != nil {
+		return nil, aside
 	}
 	if err != nil {
 		if cause := context.Cause(solveCtx); errors.Is(cause, errSilent) {
@@ -137,7 +139,7 @@ func (b *Build) solve(ctx context.Context, n *Node, p platform.Platform, cross b
 				return r, nil, err
 			}
 			if step := g.foreignStep(n, b.o.Dockerfile); cross && step != "" {
-				return nil, nil, &elsewhere{&plan{graph: g, metadata: r.Metadata, seen: step, handed: map[result]digest.Digest{}}}
+				return nil, nil, &elsewhere{&plan{graph: g, metadata: r.Metadata, by: n, seen: step, handed: map[result]digest.Digest{}}}
 			}
 			return r, g, nil
 		},
