@@ -3,8 +3,8 @@ package fingerprint
 import (
 	"cmp"
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"io/fs"
 	"os"
@@ -254,40 +254,29 @@ func (v *View) signature(in Input) (sum string, newest time.Time, ok bool) {
 		if err != nil || missing {
 			return
 		}
-		h := sha256.New()
-		encoder := json.NewEncoder(h)
+		var text []byte
 		for _, e := range entries {
 			if e.Kind == File && e.touched().After(s.newest) {
 				s.newest = e.touched()
 			}
-			_ = encoder.Encode(e) // a hash takes everything
+			text = e.append(text)
 		}
-		s.signature, s.ok = hex.EncodeToString(h.Sum(nil)[:16]), true
+		sum := sha256.Sum256(text)
+		s.signature, s.ok = hex.EncodeToString(sum[:16]), true
 	})
 	return s.signature, s.newest, s.ok
 }
 
-// list is entries without a memory, for what is looked at once.
-func list(in Input) (entries []Entry, missing bool, err error) {
-	if in.byName() {
-		for _, name := range in.Names {
-			entries = append(entries, lookAt(in.Dir, name))
-		}
-		return entries, false, nil
+// append writes down all that has been seen of an entry.
+func (e Entry) append(b []byte) []byte {
+	for _, text := range []string{e.Name, string(e.Kind), e.Link} {
+		b = binary.AppendUvarint(b, uint64(len(text)))
+		b = append(b, text...)
 	}
-	names, err := os.ReadDir(in.Dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, true, nil
+	for _, n := range []uint64{uint64(e.Mode), uint64(e.Size), uint64(e.Modified), uint64(e.Change), e.Inode, e.Device} {
+		b = binary.LittleEndian.AppendUint64(b, n)
 	}
-	if err != nil {
-		return nil, false, err
-	}
-	for _, entry := range names {
-		if in.Filter.wants(entry) {
-			entries = append(entries, lookAt(in.Dir, entry.Name()))
-		}
-	}
-	return entries, false, nil
+	return b
 }
 
 // content hashes a file, and what of it decides which other files are read.
