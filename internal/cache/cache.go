@@ -81,13 +81,15 @@ func Open(dir string) (*Cache, error) {
 		c.end()
 		return nil, err
 	}
+	c.blobs.SyncLater()
 	c.blobs.Shared(c.Use, func() { c.written.Store(true) })
 	return c, nil
 }
 
-// Close ends the lease. What was used may be removed from then on.
+// Close waits until what was written is durable and ends the lease. What was used may
+// be removed from then on.
 func (c *Cache) Close() error {
-	return c.end()
+	return errors.Join(c.blobs.Wait(), c.end())
 }
 
 func (c *Cache) end() error {

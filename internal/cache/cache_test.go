@@ -42,6 +42,9 @@ func blob(t *testing.T, c *Cache, content string, by time.Duration) digest.Diges
 	if err != nil {
 		t.Fatal(err)
 	}
+	if err := c.Blobs().Wait(); err != nil {
+		t.Fatal(err)
+	}
 	path, err := c.Blobs().Path(d)
 	if err != nil {
 		t.Fatal(err)

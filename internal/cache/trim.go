@@ -25,7 +25,13 @@ type usage struct {
 // Trim keeps the cache below limit bytes, 0 for no bound, where this run has put
 // something into it. The run mustn't use the cache any more.
 func (c *Cache) Trim(ctx context.Context, limit int64) error {
-	if limit <= 0 || !c.written.Load() {
+	if limit <= 0 {
+		return nil
+	}
+	if err := c.blobs.Wait(); err != nil {
+		return err
+	}
+	if !c.written.Load() {
 		return nil
 	}
 	enough := false

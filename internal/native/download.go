@@ -188,6 +188,10 @@ func (b *Build) fetchedTree(h dockerfile.HTTP, f fetched) (*filetree.Tree, error
 		a.ModTime = stamp
 	}
 	if f.Size > 0 {
+		// The tree reads the file by its name.
+		if err := b.o.Store.Settle(f.Digest); err != nil {
+			return nil, err
+		}
 		name, err := b.o.Store.Path(f.Digest)
 		if err != nil {
 			return nil, err

@@ -21,6 +21,7 @@ func (s *Store) Link(d digest.Digest, from *Store) error {
 	if err != nil {
 		return err
 	}
+	from.later.settle(d)
 	info, err := os.Lstat(source)
 	if err != nil {
 		return from.fail("read", err)

@@ -49,6 +49,7 @@ type Store struct {
 	dir   string
 	use   func(path string) (fs.FileInfo, error)
 	wrote func()
+	later *later // nil: Commit waits until a blob is durable
 }
 
 // Create opens the layout at dir, making it if it isn't there. Temporary files
@@ -124,6 +125,9 @@ func (s *Store) Size(d digest.Digest) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
+	if size, ok := s.later.size(d); ok {
+		return size, nil
+	}
 	stat := os.Stat
 	if s.use != nil {
 		stat = s.use
@@ -147,6 +151,9 @@ func (s *Store) Blob(d digest.Digest) (*os.File, error) {
 	path, err := s.Path(d)
 	if err != nil {
 		return nil, err
+	}
+	if f, err := s.later.open(d); f != nil || err != nil {
+		return f, err
 	}
 	if s.use != nil {
 		if _, err := s.use(path); err != nil {
@@ -190,6 +197,7 @@ func (s *Store) Delete(d digest.Digest) error {
 	if err != nil {
 		return err
 	}
+	s.later.settle(d)
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return s.fail("remove", err)
 	}
@@ -300,7 +308,7 @@ func (w *Writer) Write(p []byte) (int, error) {
 // Size is the number of bytes written so far.
 func (w *Writer) Size() int64 { return w.size }
 
-// Commit makes the blob durable and gives its digest. If expected isn't empty
+// Commit makes the blob durable, unless SyncLater was called, and gives its digest. If expected isn't empty
 // the digest must be that one, of whatever algorithm, else nothing is kept and
 // the error is a [refusal.Error] with code PA408.
 func (w *Writer) Commit(expected digest.Digest) (digest.Digest, error) {
@@ -325,17 +333,21 @@ func (w *Writer) Commit(expected digest.Digest) (digest.Digest, error) {
 	if err := w.file.Chmod(0o644); err != nil {
 		return "", w.store.fail("write", err)
 	}
-	if err := w.file.Sync(); err != nil {
-		return "", w.store.fail("sync", err)
-	}
-	if err := w.file.Close(); err != nil {
-		return "", w.store.fail("write", err)
-	}
 	path, err := w.store.Path(got)
 	if err != nil {
 		return "", err
 	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return "", w.store.fail("write", err)
+	}
+	if w.store.later != nil {
+		w.store.later.commit(w, got, path)
+		return got, nil
+	}
+	if err := w.file.Sync(); err != nil {
+		return "", w.store.fail("sync", err)
+	}
+	if err := w.file.Close(); err != nil {
 		return "", w.store.fail("write", err)
 	}
 	w.unlock() // Windows renames no open file

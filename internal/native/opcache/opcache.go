@@ -157,6 +157,9 @@ func (r *Record) Restore(st *store.Store, t *filetree.Tree) error {
 		if err != nil {
 			return err
 		}
+		if err := st.Settle(r.Blob); err != nil {
+			return err
+		}
 		if path, err = st.Path(r.Blob); err != nil {
 			return err
 		}
