@@ -113,6 +113,7 @@ func keys(socket string) string {
 // newProbeKit is a kit whose context has the probe, for this machine's platform.
 func newProbeKit(t *testing.T) *kit {
 	t.Helper()
+	buildkittest.Need(t)
 	k := newKit(t)
 	k.file(t, "probe.go", probe)
 	check(t, goTool(filepath.Join(k.dir, "probe"), filepath.Join(k.dir, "probe.go"), "amd64"))
