@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"bufio"
 	"bytes"
 	"fmt"
 	"net"
@@ -10,6 +11,7 @@ import (
 	"os/exec"
 	"os/user"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -25,7 +27,7 @@ type sshHost struct {
 	user    string
 	bin     string // a directory with ssh in it, for PATH
 	known   string // its file of known hosts
-	key     string // the private key that is let in
+	pid     int    // of the sshd
 }
 
 // startSSH starts the host, whose programs are found in path. The test is skipped, with
@@ -53,7 +55,7 @@ func startSSH(t *testing.T, path string) *sshHost {
 	check(t, err)
 	check(t, os.MkdirAll("/run/sshd", 0o755)) // its chroot before anybody is known
 	dir := t.TempDir()
-	h := &sshHost{address: freePort(t), user: me.Username, bin: filepath.Join(dir, "bin"), known: filepath.Join(dir, "known_hosts"), key: filepath.Join(dir, "key")}
+	h := &sshHost{address: freePort(t), user: me.Username, bin: filepath.Join(dir, "bin"), known: filepath.Join(dir, "known_hosts")}
 	for _, name := range []string{"host", "key", "other"} {
 		if out, err := exec.Command("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", filepath.Join(dir, name)).CombinedOutput(); err != nil {
 			t.Fatalf("%v\n%s", err, out)
@@ -70,13 +72,14 @@ func startSSH(t *testing.T, path string) *sshHost {
 	// ssh takes the home directory from the list of users, whatever HOME says: a file of
 	// its options is the way to keep this user's keys and hosts out.
 	options := filepath.Join(dir, "ssh_config")
-	check(t, os.WriteFile(options, fmt.Appendf(nil, "UserKnownHostsFile %s\nGlobalKnownHostsFile none\nIdentityFile %s\nIdentitiesOnly yes\nIdentityAgent none\n", h.known, h.key), 0o600))
+	check(t, os.WriteFile(options, fmt.Appendf(nil, "UserKnownHostsFile %s\nGlobalKnownHostsFile none\nIdentityFile %s\nIdentitiesOnly yes\nIdentityAgent none\n", h.known, filepath.Join(dir, "key")), 0o600))
 	check(t, os.Mkdir(h.bin, 0o755))
 	check(t, os.WriteFile(filepath.Join(h.bin, "ssh"), fmt.Appendf(nil, "#!/bin/sh\nexec %s -F %s \"$@\"\n", client, options), 0o755))
 	var log bytes.Buffer
 	cmd := exec.Command(daemon, "-D", "-e", "-f", config)
 	cmd.Stdout, cmd.Stderr = &log, &log
 	check(t, cmd.Start())
+	h.pid = cmd.Process.Pid
 	ended := make(chan struct{})
 	go func() { _ = cmd.Wait(); close(ended) }()
 	t.Cleanup(func() { _ = cmd.Process.Signal(syscall.SIGTERM); <-ended })
@@ -94,6 +97,28 @@ func startSSH(t *testing.T, path string) *sshHost {
 			t.Fatal("sshd doesn't answer")
 		}
 	}
+}
+
+// children are the processes that a process has started.
+func children(t *testing.T, pid int) []int {
+	t.Helper()
+	list, err := filepath.Glob("/proc/[0-9]*/stat")
+	check(t, err)
+	var found []int
+	for _, file := range list {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			continue // it has ended
+		}
+		// The name, in parentheses, may have spaces in it (proc_pid_stat(5)).
+		_, rest, _ := strings.Cut(string(text), ") ")
+		if fields := strings.Fields(rest); len(fields) > 1 && fields[1] == strconv.Itoa(pid) {
+			child, err := strconv.Atoi(filepath.Base(filepath.Dir(file)))
+			check(t, err)
+			found = append(found, child)
+		}
+	}
+	return found
 }
 
 // TestEndpointSSH builds through a real sshd, and says what stands in the way where ssh
@@ -136,6 +161,28 @@ func TestEndpointSSH(t *testing.T) {
 	name, _, _ := strings.Cut(string(known), " ")
 	check(t, os.WriteFile(h.known, []byte(name+" "+string(other)), 0o600))
 	build("ssh://"+there, "PA141", "has another key than it had", "ssh-keygen -R '"+name+"'")
+	check(t, os.WriteFile(h.known, known, 0o600))
+
+	// The connection breaks in the middle, and the host is there: the build is done again.
+	k.file(t, "Slow", strings.Replace(kitDockerfile, `"/made"`, `"/made", "3s"`, 1))
+	cmd := k.command("build", "--engine", "buildkit", "-f", "Slow", "--platform", "linux/amd64", "--progress", "rawjson", "--output", "oci:slow", "--builder", "ssh://"+there, ".")
+	stderr, err := cmd.StderrPipe()
+	check(t, err)
+	check(t, cmd.Start())
+	var log strings.Builder
+	broken := false
+	for lines := bufio.NewScanner(stderr); lines.Scan(); log.WriteString(lines.Text() + "\n") {
+		if !broken && strings.Contains(lines.Text(), `"started"`) && strings.Contains(lines.Text(), "RUN") {
+			broken = true
+			for _, pid := range children(t, h.pid) {
+				_ = syscall.Kill(pid, syscall.SIGKILL)
+			}
+		}
+	}
+	if err := cmd.Wait(); err != nil || !strings.Contains(log.String(), "PA143") {
+		t.Errorf("a connection that broke: %v\n%s", err, log.String())
+	}
+
 	t.Setenv("PATH", k.dir)
 	build("ssh://"+there, "PA141", "ssh isn't installed on this machine", "apt-get install openssh-client")
 }
