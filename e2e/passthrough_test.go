@@ -9,6 +9,7 @@ import (
 	"encoding/pem"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -277,11 +278,24 @@ func TestPassThroughSources(t *testing.T) {
 		k.run(t, true, append([]string{"build", "-f", "Base", "--output", "oci:layout-" + name, "."}, on...)...)
 	}
 	k.file(t, "Named", "FROM base\nCOPY probe /bin/probe\nCOPY --from=more name /more\nRUN [\"/bin/probe\", \"/report\", \"file:/name\", \"file:/more\"]\n")
-	for _, c := range []struct{ base, more string }{
+	repository := filepath.Join(t.TempDir(), "more.git")
+	check(t, os.CopyFS(filepath.Join(repository, "sub"), os.DirFS(filepath.Join(k.dir, "two"))))
+	cases := []struct{ base, more string }{
 		{"docker-image://" + k.registry + "/kit/one:1", "two"},
 		{"oci-layout://layout-one", "docker-image://" + k.registry + "/kit/two:1"},
 		{"oci-layout://" + filepath.Join(k.dir, "layout-one") + "@" + imageOf(t, filepath.Join(k.dir, "layout-one")).String(), "oci-layout://layout-two:latest"},
-	} {
+	}
+	if program, err := exec.LookPath("git"); err == nil {
+		for _, args := range [][]string{{"init", "-q", "-b", "main"}, {"add", "."}, {"-c", "user.name=x", "-c", "user.email=x@example.com", "commit", "-q", "-m", "x"}} {
+			cmd := exec.Command(program, args...)
+			cmd.Dir = repository
+			if out, err := cmd.CombinedOutput(); err != nil {
+				t.Fatalf("%v\n%s", err, out)
+			}
+		}
+		cases = append(cases, struct{ base, more string }{"oci-layout://layout-one", "file://" + repository + "#main:sub"})
+	}
+	for _, c := range cases {
 		k.run(t, true, append([]string{"build", "-f", "Named", "--output", "oci:named", "--build-context", "base=" + c.base, "--build-context", "more=" + c.more, "."}, on...)...)
 		if seen := k.report(t, "named"); seen["file:/name"] != "one" || seen["file:/more"] != "two" {
 			t.Errorf("%+v: %v", c, seen)
