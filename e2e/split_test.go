@@ -123,6 +123,7 @@ RUN --mount=from=cross,source=/lnk/tree,target=/mnt --mount=type=bind,from=cross
 // split is what the tests of builds on several nodes share.
 type split struct {
 	*kit
+	more    string // a directory
 	mu      sync.Mutex
 	crossed map[string][]string                    // what was cross-compiled for, by case
 	during  map[string]func(arch string, time int) // is called while it is
@@ -130,7 +131,7 @@ type split struct {
 
 func newSplit(t *testing.T) *split {
 	t.Helper()
-	s := &split{kit: newKit(t), crossed: map[string][]string{}, during: map[string]func(string, int){}}
+	s := &split{kit: newKit(t), more: t.TempDir(), crossed: map[string][]string{}, during: map[string]func(string, int){}}
 	source := filepath.Join(t.TempDir(), "cross.go")
 	check(t, os.WriteFile(source, []byte(crossTool), 0o644))
 	cmd := exec.Command("go", "build", "-ldflags=-s -w", "-o", filepath.Join(s.dir, "cross"), source)
@@ -173,6 +174,7 @@ func newSplit(t *testing.T) *split {
 	s.file(t, "Layout", "FROM scratch\nARG TARGETARCH\nCOPY tool-$TARGETARCH /bin/tool\n")
 	s.run(t, true, "build", "-f", "Layout", "--engine", "native", "--platform", "linux/amd64,linux/386", "--output", "oci:base", ".")
 	s.file(t, "note", "a note")
+	check(t, os.WriteFile(filepath.Join(s.more, "note"), []byte("another"), 0o644)) // nothing else is written there while it is read
 	s.file(t, "Split", strings.NewReplacer("REGISTRY", s.registry, "ADDRESS", listener.Addr().String()).Replace(splitDockerfile))
 	return s
 }
@@ -185,7 +187,7 @@ func (s *split) start(t *testing.T) *buildkittest.Daemon {
 
 // contexts are the arguments for what else the Dockerfile reads.
 func (s *split) contexts() []string {
-	return []string{"--build-context", "more=" + s.dir, "--build-context", "layout=oci-layout://base", "--secret", "id=s,src=note"}
+	return []string{"--build-context", "more=" + s.more, "--build-context", "layout=oci-layout://base", "--secret", "id=s,src=note"}
 }
 
 // crosses gives what was cross-compiled for in a case since the last time, sorted.
@@ -264,67 +266,8 @@ func TestBuildKitSplit(t *testing.T) {
 	if got := s.crosses("alone"); got != "386 amd64" {
 		t.Errorf("on one node it was cross-compiled for %s\n%s", got, log)
 	}
-	t.Run("two", func(t *testing.T) {
-		first, second := s.start(t), s.start(t)
-		kept := filepath.Join(s.dir, "kept")
-		got, log, largest := s.build(t, "two", nil, "-f", "Split", "--builder", first.Address+"=linux/amd64", "--builder", second.Address+"=linux/386", "--cache-to", "type=local,mode=max,dest="+kept)
-		if got != want {
-			diff, _ := s.run(t, false, "diff", "alone", "two")
-			t.Errorf("on two nodes the image is %s, on one %s\n%s\n%s", got, want, diff, log)
-		}
-		if got := s.crosses("two"); got != "386 amd64" {
-			t.Errorf("on two nodes it was cross-compiled for %s", got)
-		}
-		if largest > 3<<20 {
-			t.Errorf("a blob of %d bytes was handed over, which is more than what is read of the stage", largest)
-		}
-		by := ran(log, "linux/386")
-		if !strings.Contains(by[first.Address], "/bin/cross") || strings.Contains(by[second.Address], "/bin/cross") || !strings.Contains(by[second.Address], "/bin/app") {
-			t.Errorf("what ran where for linux/386: %q", by)
-		}
-		if !strings.Contains(log, "handed over") || strings.Contains(log, `"state":"warning"`) {
-			t.Errorf("it isn't said, or something is warned about:\n%s", log)
-		}
-		again, log, _ := s.build(t, "two", nil, "-f", "Split", "--builder", first.Address+"=linux/amd64", "--builder", second.Address+"=linux/386", "--no-cache")
-		if crossed := s.crosses("two"); again != want || crossed != "386 amd64" {
-			t.Errorf("without caches the image is %s, want %s, and it was cross-compiled for %s\n%s", again, want, crossed, log)
-		}
-		// Others begin with what these have kept.
-		got, log, _ = s.build(t, "two", nil, "-f", "Split", "--builder", s.start(t).Address+"=linux/amd64", "--builder", s.start(t).Address+"=linux/386", "--cache-from", "type=local,src="+kept)
-		if crossed := s.crosses("two"); got != want || crossed != "" {
-			t.Errorf("with the caches of other nodes the image is %s, want %s, and it was cross-compiled for %q\n%s", got, want, crossed, log)
-		}
-	})
 	text, err := os.ReadFile(filepath.Join(s.dir, "Split"))
 	check(t, err)
-	t.Run("copies", func(t *testing.T) {
-		stages, count := "", 0
-		copies := regexp.MustCompile(`from=cross\b`).ReplaceAllStringFunc(splitCopies, func(string) string {
-			count++
-			stages += fmt.Sprintf("FROM cross AS cross%d\nCOPY note /cross%d/\n", count, count)
-			return fmt.Sprintf("from=cross%d", count)
-		})
-		s.file(t, "Copies", strings.NewReplacer("FROM scratch AS unused\n", stages+"FROM scratch AS unused\n", "WORKDIR /work\n", copies+"WORKDIR /work\n").Replace(string(text)))
-		one, _, _ := s.build(t, "copies", nil, "-f", "Copies", "--builder", alone.Address)
-		two, log, _ := s.build(t, "copies", nil, "-f", "Copies", "--builder", s.start(t).Address+"=linux/amd64", "--builder", s.start(t).Address+"=linux/386")
-		if one != two || strings.Count(log, "handed over") <= count {
-			t.Errorf("on one node the image is %s, on two %s\n%s", one, two, log)
-		}
-	})
-	t.Run("failures", func(t *testing.T) {
-		first, second := s.start(t), s.start(t)
-		for name, c := range map[string]struct{ old, new, want string }{
-			"Fails":   {`"/bin/cross", "`, `"/bin/cross", "no`, "Fails:5"},
-			"Missing": {"/out/tree/deep /srv/deep", "/out/no /srv/deep", "Missing:14"},
-		} {
-			s.file(t, name, strings.Replace(string(text), c.old, c.new, 1))
-			_, log := s.run(t, false, append([]string{"build", "--engine", "buildkit", "--platform", "linux/386", "-f", name, "--output", "oci:" + name,
-				"--builder", first.Address + "=linux/amd64", "--builder", second.Address + "=linux/386", "."}, s.contexts()...)...)
-			if !strings.Contains(log, "PA145") || !strings.Contains(log, c.want) || strings.Contains(log, "PA143") {
-				t.Errorf("%s: the line isn't named:\n%s", name, log)
-			}
-		}
-	})
 	s.file(t, "Slow", strings.Replace(string(text), `"/made"`, `"/made", "5s"`, 1))
 	slow, log, _ := s.build(t, "slow", nil, "-f", "Slow", "--builder", alone.Address)
 	if s.crosses("slow") != "386 amd64" {
@@ -335,13 +278,13 @@ func TestBuildKitSplit(t *testing.T) {
 		lose func(*buildkittest.Daemon)
 		fast bool // the node that cross-compiles is lost, else the other one
 	}{
-		{"fast killed", (*buildkittest.Daemon).Kill, true},
 		{"fast silent", (*buildkittest.Daemon).Freeze, true},
-		{"other killed", (*buildkittest.Daemon).Kill, false},
 		{"other silent", (*buildkittest.Daemon).Freeze, false},
+		{"fast killed", (*buildkittest.Daemon).Kill, true},
+		{"other killed", (*buildkittest.Daemon).Kill, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			t.Parallel() // a silent daemon is waited for
+			t.Parallel() // a silent daemon is waited for: those are first
 			name := strings.ReplaceAll(c.name, " ", "-")
 			first, second := s.start(t), s.start(t)
 			args := []string{"--builder", first.Address + "=linux/amd64", "--builder", second.Address + "=linux/386"}
@@ -386,6 +329,68 @@ func TestBuildKitSplit(t *testing.T) {
 			"--builder", first.Address + "=linux/amd64", "--builder", second.Address + "=linux/386", "."}, s.contexts()...)...)
 		if !strings.Contains(log, "PA143") || s.tagged(t, "kit/none", "1") {
 			t.Error(log)
+		}
+	})
+	t.Run("two", func(t *testing.T) {
+		t.Parallel()
+		first, second := s.start(t), s.start(t)
+		kept := filepath.Join(s.dir, "kept")
+		got, log, largest := s.build(t, "two", nil, "-f", "Split", "--builder", first.Address+"=linux/amd64", "--builder", second.Address+"=linux/386", "--cache-to", "type=local,mode=max,dest="+kept)
+		if got != want {
+			diff, _ := s.run(t, false, "diff", "alone", "two")
+			t.Errorf("on two nodes the image is %s, on one %s\n%s\n%s", got, want, diff, log)
+		}
+		if got := s.crosses("two"); got != "386 amd64" {
+			t.Errorf("on two nodes it was cross-compiled for %s", got)
+		}
+		if largest > 3<<20 {
+			t.Errorf("a blob of %d bytes was handed over, which is more than what is read of the stage", largest)
+		}
+		by := ran(log, "linux/386")
+		if !strings.Contains(by[first.Address], "/bin/cross") || strings.Contains(by[second.Address], "/bin/cross") || !strings.Contains(by[second.Address], "/bin/app") {
+			t.Errorf("what ran where for linux/386: %q", by)
+		}
+		if !strings.Contains(log, "handed over") || strings.Contains(log, `"state":"warning"`) {
+			t.Errorf("it isn't said, or something is warned about:\n%s", log)
+		}
+		again, log, _ := s.build(t, "two", nil, "-f", "Split", "--builder", first.Address+"=linux/amd64", "--builder", second.Address+"=linux/386", "--no-cache")
+		if crossed := s.crosses("two"); again != want || crossed != "386 amd64" {
+			t.Errorf("without caches the image is %s, want %s, and it was cross-compiled for %s\n%s", again, want, crossed, log)
+		}
+		// Others begin with what these have kept.
+		got, log, _ = s.build(t, "two", nil, "-f", "Split", "--builder", s.start(t).Address+"=linux/amd64", "--builder", s.start(t).Address+"=linux/386", "--cache-from", "type=local,src="+kept)
+		if crossed := s.crosses("two"); got != want || crossed != "" {
+			t.Errorf("with the caches of other nodes the image is %s, want %s, and it was cross-compiled for %q\n%s", got, want, crossed, log)
+		}
+	})
+	t.Run("copies", func(t *testing.T) {
+		t.Parallel()
+		stages, count := "", 0
+		copies := regexp.MustCompile(`from=cross\b`).ReplaceAllStringFunc(splitCopies, func(string) string {
+			count++
+			stages += fmt.Sprintf("FROM cross AS cross%d\nCOPY note /cross%d/\n", count, count)
+			return fmt.Sprintf("from=cross%d", count)
+		})
+		s.file(t, "Copies", strings.NewReplacer("FROM scratch AS unused\n", stages+"FROM scratch AS unused\n", "WORKDIR /work\n", copies+"WORKDIR /work\n").Replace(string(text)))
+		one, _, _ := s.build(t, "copies", nil, "-f", "Copies", "--builder", alone.Address)
+		two, log, _ := s.build(t, "copies", nil, "-f", "Copies", "--builder", s.start(t).Address+"=linux/amd64", "--builder", s.start(t).Address+"=linux/386")
+		if one != two || strings.Count(log, "handed over") <= count {
+			t.Errorf("on one node the image is %s, on two %s\n%s", one, two, log)
+		}
+	})
+	t.Run("failures", func(t *testing.T) {
+		t.Parallel()
+		first, second := s.start(t), s.start(t)
+		for name, c := range map[string]struct{ old, new, want string }{
+			"Fails":   {`"/bin/cross", "`, `"/bin/cross", "no`, "Fails:5"},
+			"Missing": {"/out/tree/deep /srv/deep", "/out/no /srv/deep", "Missing:14"},
+		} {
+			s.file(t, name, strings.Replace(string(text), c.old, c.new, 1))
+			_, log := s.run(t, false, append([]string{"build", "--engine", "buildkit", "--platform", "linux/386", "-f", name, "--output", "oci:" + name,
+				"--builder", first.Address + "=linux/amd64", "--builder", second.Address + "=linux/386", "."}, s.contexts()...)...)
+			if !strings.Contains(log, "PA145") || !strings.Contains(log, c.want) || strings.Contains(log, "PA143") {
+				t.Errorf("%s: the line isn't named:\n%s", name, log)
+			}
 		}
 	})
 }
