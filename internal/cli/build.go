@@ -190,6 +190,11 @@ func (a *app) build(ctx context.Context, b *buildFlags, targets []string, printR
 	}
 	// After everything else: what is too much is the next run's as well.
 	defer func() { _ = kept.Trim(ctx, limit) }()
+	defer func() {
+		if err != nil && ctx.Err() == nil {
+			err = dropDamaged(kept.Blobs(), err)
+		}
+	}()
 	if b.goCache != "" {
 		if b.shared, err = a.openGoCache(ctx, b.goCache, event); err != nil {
 			return nil, err

@@ -105,6 +105,8 @@ func TestScripts(t *testing.T) {
 			"bases":       makeBases,
 			"mirror":      makeMirror,
 			"traced":      traced,
+			"hammer":      hammer,
+			"flip":        flip,
 			"files":       listFiles,
 			"half":        makeHalf,
 			"replace":     replace,

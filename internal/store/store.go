@@ -207,8 +207,11 @@ func (s *Store) Delete(d digest.Digest) error {
 // Write stores small content, such as a manifest, and returns its digest.
 func (s *Store) Write(data []byte) (digest.Digest, error) {
 	d := digest.FromBytes(data)
-	if s.Has(d) {
-		return d, nil
+	// What is there may be damaged.
+	if size, err := s.Size(d); err == nil && size == int64(len(data)) {
+		if _, err := s.ReadBlob(d); err == nil {
+			return d, nil
+		}
 	}
 	w, err := s.Ingest()
 	if err != nil {

@@ -50,6 +50,40 @@ const (
 // Index gives the tree that layers make, the first at the bottom. A layer that
 // isn't what its diff ID says is a refusal.Error with code PA109.
 func Index(ctx context.Context, layers []Layer, o Options) (*filetree.Tree, error) {
+	t, err := index(ctx, layers, o)
+	if err != nil && ctx.Err() == nil && dropDamaged(layers, o) {
+		return index(ctx, layers, o)
+	}
+	return t, err
+}
+
+// dropDamaged removes unpacked layers that aren't any more what they were when they were
+// unpacked, and reports whether there were any.
+func dropDamaged(layers []Layer, o Options) (dropped bool) {
+	for _, l := range layers {
+		if l.DiffID.Validate() != nil {
+			continue
+		}
+		f, err := os.Open(o.file(l))
+		if err != nil {
+			continue
+		}
+		verifier := l.DiffID.Verifier()
+		_, err = io.Copy(verifier, f)
+		_ = f.Close()
+		if err == nil && !verifier.Verified() {
+			dropped = os.Remove(o.file(l)) == nil || dropped
+		}
+	}
+	return dropped
+}
+
+// file is where the tar of a layer is.
+func (o Options) file(l Layer) string {
+	return filepath.Join(o.Dir, l.DiffID.Algorithm().String()+"-"+l.DiffID.Encoded()+".tar")
+}
+
+func index(ctx context.Context, layers []Layer, o Options) (*filetree.Tree, error) {
 	t := filetree.New()
 	for i, l := range layers {
 		file, err := unpack(ctx, l, o)
@@ -72,7 +106,7 @@ func unpack(ctx context.Context, l Layer, o Options) (string, error) {
 	if err := l.DiffID.Validate(); err != nil {
 		return "", refuse(fmt.Sprintf("the diff ID %q is no digest", l.DiffID))
 	}
-	file := filepath.Join(dir, l.DiffID.Algorithm().String()+"-"+l.DiffID.Encoded()+".tar")
+	file := o.file(l)
 	if _, err := stat(file); err == nil {
 		return file, nil
 	}
