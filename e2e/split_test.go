@@ -381,14 +381,15 @@ func TestBuildKitSplit(t *testing.T) {
 	t.Run("failures", func(t *testing.T) {
 		t.Parallel()
 		first, second := s.start(t), s.start(t)
-		for name, c := range map[string]struct{ old, new, want string }{
-			"Fails":   {`"/bin/cross", "`, `"/bin/cross", "no`, "Fails:5"},
-			"Missing": {"/out/tree/deep /srv/deep", "/out/no /srv/deep", "Missing:14"},
+		for name, c := range map[string]struct{ old, new, code, place string }{
+			"Fails":   {`"/bin/cross", "`, `"/bin/cross", "no`, "PA145", "Fails:5"},
+			"Missing": {"/out/tree/deep /srv/deep", "/out/no /srv/deep", "PA145", "Missing:14"},
+			"Wrong":   {"--from=more note /more\n", "--from=cross /tools/tool-amd64 /wrong\n", "PA202", "Wrong:18 /wrong"},
 		} {
 			s.file(t, name, strings.Replace(string(text), c.old, c.new, 1))
 			_, log := s.run(t, false, append([]string{"build", "--engine", "buildkit", "--platform", "linux/386", "-f", name, "--output", "oci:" + name,
 				"--builder", first.Address + "=linux/amd64", "--builder", second.Address + "=linux/386", "."}, s.contexts()...)...)
-			if !strings.Contains(log, "PA145") || !strings.Contains(log, c.want) || strings.Contains(log, "PA143") {
+			if !strings.Contains(log, c.code) || !strings.Contains(log, c.place) || strings.Contains(log, "PA143") {
 				t.Errorf("%s: the line isn't named:\n%s", name, log)
 			}
 		}
