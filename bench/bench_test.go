@@ -355,10 +355,10 @@ func TestGoEnv(t *testing.T) {
 
 func TestProc(t *testing.T) {
 	t.Parallel()
-	if got := highWater("Name:\tx\nVmPeak:\t  9 kB\nVmHWM:\t   2048 kB\nVmRSS:\t 1 kB\n"); got != 2<<20 {
+	if got := statusBytes("Name:\tx\nVmPeak:\t  9 kB\nVmHWM:\t   2048 kB\nVmRSS:\t 1 kB\n", "VmHWM:"); got != 2<<20 {
 		t.Errorf("VmHWM: %d", got)
 	}
-	if got := highWater("VmHWM:\tmany kB\n"); got != 0 {
+	if got := statusBytes("VmHWM:\tmany kB\n", "VmHWM:"); got != 0 {
 		t.Errorf("VmHWM of nonsense: %d", got)
 	}
 	// user, nice, system, idle, iowait, irq, softirq, steal, guest, guest_nice
@@ -369,7 +369,7 @@ func TestProc(t *testing.T) {
 
 func FuzzHighWater(f *testing.F) {
 	f.Add("VmHWM:\t   2048 kB\n")
-	f.Fuzz(func(t *testing.T, status string) { highWater(status) })
+	f.Fuzz(func(t *testing.T, status string) { statusBytes(status, "VmHWM:") })
 }
 
 func TestMeterTakesCommandsAtOnce(t *testing.T) {

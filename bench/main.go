@@ -39,7 +39,9 @@
 // every round, in an order that rotates, and "× floor" is the median over the
 // rounds of the ratio within one round. CPU is user and system time of the tool
 // and all that it started. Memory is the highest resident size of the tool's
-// own process, without the go command (Linux). "uploaded" counts the bytes of
+// own process, without the go command; "together", of cold runs, is the highest sum of
+// what all its processes had for themselves at one time, compilers and linkers included,
+// sampled (both on Linux). "uploaded" counts the bytes of
 // blobs that clients sent, "requests" everything they asked. "others" is how
 // many CPUs everything else kept busy: above 0.3, wall times are not worth much
 // and CPU ratios are what to look at. The registry and the counting proxy in
@@ -322,7 +324,7 @@ func (b *bench) warm(ctx context.Context, t *tool, m *module, states map[*tool]s
 		}
 	}
 	b.say("%s: %s warms up", m.name, t.name)
-	_, err := b.once(ctx, t, m, states[t])
+	_, err := b.once(ctx, t, m, states[t], false)
 	return err
 }
 
@@ -343,7 +345,7 @@ func (b *bench) skip(name string, why error) {
 
 // measure runs a tool once and keeps what it took.
 func (b *bench) measure(ctx context.Context, t *tool, m *module, state, scenario string, round int) error {
-	s, err := b.once(ctx, t, m, state)
+	s, err := b.once(ctx, t, m, state, scenario == "cold")
 	if err != nil {
 		return fmt.Errorf("%s: %w", t.name, err)
 	}

@@ -21,26 +21,36 @@ type sample struct {
 	Round    int    `json:"round"`
 	// Platforms is how many the module was built for.
 	Platforms int     `json:"platforms"`
-	Wall      float64 `json:"wall"`     // seconds
-	CPU       float64 `json:"cpu"`      // seconds, user and system, with all descendants
-	Memory    int64   `json:"memory"`   // bytes, highest resident size of one process of the tool itself; 0 if unknown
-	Uploaded  int64   `json:"uploaded"` // bytes of blobs that were sent
-	Sent      int64   `json:"sent"`     // bytes of all request bodies
-	Requests  int64   `json:"requests"`
-	Others    float64 `json:"others"` // CPUs that everything else kept busy; -1 if unknown
+	Wall      float64 `json:"wall"`   // seconds
+	CPU       float64 `json:"cpu"`    // seconds, user and system, with all descendants
+	Memory    int64   `json:"memory"` // bytes, highest resident size of one process of the tool itself; 0 if unknown
+	// Together is the highest sum of what all processes of the tool had for themselves
+	// at one time, in bytes: it, the go commands, compilers and linkers. It is sampled,
+	// in cold runs; 0 if unknown.
+	Together int64   `json:"together"`
+	Uploaded int64   `json:"uploaded"` // bytes of blobs that were sent
+	Sent     int64   `json:"sent"`     // bytes of all request bodies
+	Requests int64   `json:"requests"`
+	Others   float64 `json:"others"` // CPUs that everything else kept busy; -1 if unknown
 }
 
 // once runs a tool once.
-func (b *bench) once(ctx context.Context, t *tool, m *module, state string) (sample, error) {
+func (b *bench) once(ctx context.Context, t *tool, m *module, state string, cold bool) (sample, error) {
 	var w meter
 	b.registry.counts.reset()
 	servers := []int{os.Getpid(), b.registry.pid}
 	busy, served, ok := busyTime(), processTime(servers...), runtime.GOOS == "linux"
+	all := func() int64 { return 0 }
+	if cold && ok {
+		all = watchTogether(os.Getpid(), b.registry.pid)
+	}
 	begin := time.Now()
-	if err := t.build(ctx, &w, m, state); err != nil {
+	err := t.build(ctx, &w, m, state)
+	wall, together := time.Since(begin), all()
+	if err != nil {
 		return sample{}, err
 	}
-	s := sample{Wall: time.Since(begin).Seconds(), CPU: w.cpu.Seconds(), Memory: w.peak, Others: -1}
+	s := sample{Wall: wall.Seconds(), CPU: w.cpu.Seconds(), Memory: w.peak, Together: together, Others: -1}
 	if ok {
 		others := busyTime() - busy - (processTime(servers...) - served)
 		// Ticks of 10 ms don't quite add up.
@@ -96,7 +106,7 @@ func watchMemory(pid int, done <-chan struct{}) int64 {
 	defer ticks.Stop()
 	for {
 		if status, err := os.ReadFile(file); err == nil {
-			peak = max(peak, highWater(string(status)))
+			peak = max(peak, statusBytes(string(status), "VmHWM:"))
 		}
 		select {
 		case <-done:
@@ -106,10 +116,10 @@ func watchMemory(pid int, done <-chan struct{}) int64 {
 	}
 }
 
-// highWater reads VmHWM from /proc/PID/status (proc_pid_status(5)), in bytes.
-func highWater(status string) int64 {
+// statusBytes reads a size from /proc/PID/status (proc_pid_status(5)), in bytes.
+func statusBytes(status, name string) int64 {
 	for line := range strings.Lines(status) {
-		if value, found := strings.CutPrefix(line, "VmHWM:"); found {
+		if value, found := strings.CutPrefix(line, name); found {
 			kb, err := strconv.ParseInt(strings.TrimSpace(strings.TrimSuffix(strings.TrimSpace(value), "kB")), 10, 64)
 			if err != nil {
 				return 0
@@ -118,6 +128,71 @@ func highWater(status string) int64 {
 		}
 	}
 	return 0
+}
+
+// togetherInterval is how often all processes are looked at, which costs a few
+// milliseconds.
+const togetherInterval = 150 * time.Millisecond
+
+// watchTogether looks at all that a process has started, except one of its children,
+// until the function that it returns is called, which gives the most memory that they
+// had at one time.
+func watchTogether(pid, except int) func() int64 {
+	done, result := make(chan struct{}), make(chan int64)
+	go func() {
+		var most int64
+		ticks := time.NewTicker(togetherInterval)
+		defer ticks.Stop()
+		for {
+			select {
+			case <-done:
+				result <- most
+				return
+			case <-ticks.C:
+				most = max(most, anonymousBelow(pid, except))
+			}
+		}
+	}()
+	return func() int64 {
+		close(done)
+		return <-result
+	}
+}
+
+// anonymousBelow is what the descendants of a process have in memory that is no part of
+// a file, in bytes.
+func anonymousBelow(pid, except int) int64 {
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return 0
+	}
+	parents := map[int]int{}
+	for _, e := range entries {
+		child, err := strconv.Atoi(e.Name())
+		if err != nil || child == except {
+			continue
+		}
+		data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", child))
+		if err != nil {
+			continue
+		}
+		fields := strings.Fields(string(data[bytes.LastIndexByte(data, ')')+1:]))
+		if len(fields) > 1 {
+			parents[child], _ = strconv.Atoi(fields[1]) // ppid (proc_pid_stat(5))
+		}
+	}
+	var sum int64
+	for child := range parents {
+		for at := parents[child]; at > 1; at = parents[at] {
+			if at == pid {
+				if status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", child)); err == nil {
+					sum += statusBytes(string(status), "RssAnon:")
+				}
+				break
+			}
+		}
+	}
+	return sum
 }
 
 // tick is the unit of times below /proc, which is the same on all Linux
