@@ -111,6 +111,7 @@ type Build struct {
 	o         Options
 	platforms []platform.Platform
 	blobs     *blobs
+	parts     *blobs // of what is handed over, which the proof has no need to see
 	session   []session.Attachable
 	frontend  map[string]string // what is the same on all platforms
 	mounts    map[string]fsutil.FS
@@ -123,7 +124,7 @@ type Build struct {
 // New prepares the build of some platforms. Flags that can't be read are refusals.
 func New(platforms []platform.Platform, o Options) (*Build, error) {
 	silence()
-	b := &Build{o: o, platforms: platforms, blobs: newBlobs(o.Store)}
+	b := &Build{o: o, platforms: platforms, blobs: newBlobs(o.Store), parts: newBlobs(o.Store)}
 	b.blobs.scans, b.blobs.temp = o.Scans, o.Scratch
 	if err := b.prepare(); err != nil {
 		return nil, err

@@ -103,7 +103,7 @@ func (b *Build) solveParts(ctx context.Context, p platform.Platform, d *plan, a 
 	}
 	exports, imports := b.caches(p)
 	layouts := maps.Clone(b.layouts)
-	layouts[handoverStore] = b.blobs
+	layouts[handoverStore] = b.parts
 	return b.image(ctx, a.node, p, job{
 		opt: client.SolveOpt{FrontendAttrs: map[string]string{"platform": dockerfile.Format(p)}, OCIStores: layouts, LocalMounts: b.mounts, CacheExports: exports, CacheImports: imports},
 		build: func(ctx context.Context, c gateway.Client) (*gateway.Result, *graph, error) {
@@ -163,7 +163,7 @@ func (b *Build) makePart(ctx context.Context, p platform.Platform, d *plan, c *p
 		opt: client.SolveOpt{
 			FrontendAttrs: map[string]string{"platform": dockerfile.Format(p)},
 			OCIStores:     b.layouts, LocalMounts: b.mounts, CacheExports: exports, CacheImports: imports,
-			Exports: []client.ExportEntry{{Type: client.ExporterOCI, OutputStore: b.blobs, Attrs: map[string]string{
+			Exports: []client.ExportEntry{{Type: client.ExporterOCI, OutputStore: b.parts, Attrs: map[string]string{
 				"tar": "false", "oci-mediatypes": "true", "compression": "zstd", "compression-level": "1", "force-compression": "true",
 			}}},
 		},
