@@ -363,6 +363,23 @@ func TestBuildKitSplit(t *testing.T) {
 			t.Errorf("with the caches of other nodes the image is %s, want %s, and it was cross-compiled for %q\n%s", got, want, crossed, log)
 		}
 	})
+	t.Run("another machine's stage", func(t *testing.T) {
+		t.Parallel()
+		s.run(t, true, "publish", "-f", "Layout", "--engine", "native", "--platform", "linux/amd64,linux/386", "-t", s.registry+"/kit/tool:1", ".")
+		s.file(t, "Pinned", strings.ReplaceAll(`FROM --platform=linux/386 TOOL AS x86
+RUN ["/bin/tool", "/out"]
+FROM TOOL
+COPY --from=x86 /out /out
+RUN ["/bin/tool", "/made"]
+ENTRYPOINT ["/bin/tool", "/tmp/x"]
+`, "TOOL", s.registry+"/kit/tool:1"))
+		one, _, _ := s.build(t, "pinned", nil, "-f", "Pinned", "--builder", alone.Address)
+		first, second := s.start(t), s.start(t)
+		two, log, _ := s.build(t, "pinned", nil, "-f", "Pinned", "--builder", first.Address+"=linux/amd64", "--builder", second.Address+"=linux/386")
+		if by := ran(log, "linux/amd64"); one != two || !strings.Contains(by[second.Address], "/out") || !strings.Contains(by[first.Address], "/made") || strings.Contains(by[second.Address], "/made") {
+			t.Errorf("on one node the image is %s, on two %s\n%s", one, two, log)
+		}
+	})
 	t.Run("copies", func(t *testing.T) {
 		t.Parallel()
 		stages, count := "", 0
