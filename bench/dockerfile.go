@@ -65,10 +65,13 @@ func (b *bench) ourDockerfile(ctx context.Context) (*tool, error) {
 // crossed is the same for BuildKit by a user who knows how to cross-compile and
 // to keep caches. A machine without a registry of images has no golang to start
 // from: Go comes as a named context.
-const crossed = `FROM scratch AS build
+const crossed = `FROM %s AS build
 COPY --from=goroot . /usr/local/go
 COPY --from=certificates . /etc/ssl/certs
-WORKDIR /tmp/app
+` + crossedSteps
+
+// crossedSteps are those in a stage that has Go.
+const crossedSteps = `WORKDIR /tmp/app
 ENV GOROOT=/usr/local/go GOPATH=/go HOME=/root TMPDIR=/var/tmp GOTOOLCHAIN=local GOFLAGS= CGO_ENABLED=0 GOTELEMETRY=off
 WORKDIR /var/tmp
 WORKDIR /tmp/app
@@ -88,8 +91,9 @@ USER 65532
 `
 
 // buildkit is a buildkitd of this program's own, each tool with one of its own so that
-// none finds what another has built. The tool buildkit is how its users call it; buildctl
-// asks as we do for times that are the same every day; engine is anyarch in its place.
+// none finds what another has built. buildctl and engine are BuildKit's own client and
+// anyarch with the same Dockerfile, which starts from an image that has Go, and with times
+// that are the same every day.
 func (b *bench) buildkit(ctx context.Context, name string) (*tool, error) {
 	daemon, err := exec.LookPath("buildkitd")
 	if err != nil {
@@ -116,6 +120,15 @@ func (b *bench) buildkit(ctx context.Context, name string) (*tool, error) {
 	if file := proxy["SSL_CERT_FILE"]; file != "" {
 		certificates = filepath.Dir(file)
 	}
+	contexts := map[string]string{"goroot": strings.TrimSpace(goroot), "certificates": certificates}
+	text, start := crossed, "scratch"
+	if name != "buildkit" {
+		text, start = "FROM --platform=$BUILDPLATFORM %s AS build\n"+crossedSteps, b.registry.addr+"/golang:bench"
+		if err := b.pushGo(ctx, client, address, start, contexts); err != nil {
+			return nil, fmt.Errorf("push an image with Go: %w", err)
+		}
+		contexts = nil
+	}
 	return &tool{
 		name: name, version: []string{daemon, "--version"}, peer: true, pushes: true,
 		build: func(ctx context.Context, w *meter, m *module, state string) error {
@@ -126,23 +139,17 @@ func (b *bench) buildkit(ctx context.Context, name string) (*tool, error) {
 					return err
 				}
 				// A cold tool has a build cache of its own.
-				text := fmt.Appendf(nil, crossed, "build-"+filepath.Base(state), ldflags, main)
 				file := filepath.Join(dir, "Dockerfile")
-				if err := os.WriteFile(file, text, 0o644); err != nil {
+				if err := os.WriteFile(file, fmt.Appendf(nil, text, start, "build-"+filepath.Base(state), ldflags, main), 0o644); err != nil {
 					return err
 				}
 				target := b.repository(name, m, state) + "/" + m.programName(main) + ":bench"
 				args := []string{b.anyarch, "publish", "--engine", "buildkit", "--builder", address, "-f", file, "--platform", strings.Join(m.platforms, ","),
-					"--build-context", "goroot=" + strings.TrimSpace(goroot), "--build-context", "certificates=" + certificates,
 					"--build-arg", "GOPROXY=" + proxy["GOPROXY"], "--build-arg", "GOSUMDB=" + proxy["GOSUMDB"], "-t", target, m.dir}
 				if name != "engine" {
+					args = slices.Concat(buildctl(client, address, m.dir, dir, contexts), []string{"--opt", "platform=" + strings.Join(m.platforms, ","),
+						"--opt", "build-arg:GOPROXY=" + proxy["GOPROXY"], "--opt", "build-arg:GOSUMDB=" + proxy["GOSUMDB"]})
 					output := "type=image,push=true,registry.insecure=true,name=" + target
-					args = []string{client, "--addr", address, "build", "--frontend", "dockerfile.v0", "--progress", "plain",
-						"--local", "context=" + m.dir, "--local", "dockerfile=" + dir,
-						"--local", "goroot=" + strings.TrimSpace(goroot), "--opt", "context:goroot=local:goroot",
-						"--local", "certificates=" + certificates, "--opt", "context:certificates=local:certificates",
-						"--opt", "platform=" + strings.Join(m.platforms, ","),
-						"--opt", "build-arg:GOPROXY=" + proxy["GOPROXY"], "--opt", "build-arg:GOSUMDB=" + proxy["GOSUMDB"]}
 					if name == "buildctl" {
 						output += ",rewrite-timestamp=true"
 						args = append(args, "--opt", "build-arg:SOURCE_DATE_EPOCH=0")
@@ -156,6 +163,33 @@ func (b *bench) buildkit(ctx context.Context, name string) (*tool, error) {
 			return nil
 		},
 	}, nil
+}
+
+// buildctl is the beginning of a command of BuildKit's client.
+func buildctl(client, address, context, dockerfile string, contexts map[string]string) []string {
+	args := []string{client, "--addr", address, "build", "--frontend", "dockerfile.v0", "--progress", "plain", "--local", "context=" + context, "--local", "dockerfile=" + dockerfile}
+	for name, dir := range contexts {
+		args = append(args, "--local", name+"="+dir, "--opt", "context:"+name+"=local:"+name)
+	}
+	return args
+}
+
+// pushGo pushes an image with the Go of this machine, once.
+func (b *bench) pushGo(ctx context.Context, client, address, name string, contexts map[string]string) error {
+	dir := filepath.Join(b.dir, "golang")
+	if _, err := os.Stat(dir); err == nil {
+		return nil
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	text := "FROM scratch\nCOPY --from=goroot . /usr/local/go\nCOPY --from=certificates . /etc/ssl/certs\n"
+	if err := os.WriteFile(filepath.Join(dir, "Dockerfile"), []byte(text), 0o644); err != nil {
+		return err
+	}
+	args := append(buildctl(client, address, dir, dir, contexts), "--output", "type=image,push=true,registry.insecure=true,compression=uncompressed,name="+name)
+	_, err := output(ctx, dir, b.base, args...)
+	return err
 }
 
 // startBuildkit starts a buildkitd and waits for it.

@@ -263,13 +263,8 @@ type Writer struct {
 	lock     *flock.Flock
 	digester digest.Digester
 	size     int64
-	begun    int64 // bytes that the system was asked to write to the disk already
 	done     bool
 }
-
-// early is after how many bytes the system is asked to begin with the disk, so that
-// little is left to wait for when the blob is made durable.
-const early = 8 << 20
 
 // Ingest starts a new blob. Call Commit to keep it; Abort, which may be
 // deferred, drops it and does nothing after Commit.
@@ -300,10 +295,6 @@ func (w *Writer) Write(p []byte) (int, error) {
 	w.size += int64(n)
 	if err != nil {
 		return n, w.store.fail("write", err)
-	}
-	if w.size-w.begun >= early {
-		beginWriting(w.file, w.begun, w.size-w.begun)
-		w.begun = w.size
 	}
 	return n, nil
 }
