@@ -17,7 +17,7 @@ const logLines = 24
 
 // show turns what a daemon reports into events, until the channel is closed. What the
 // failed instruction wrote last comes out of the channel that it returns.
-func (b *Build) show(p platform.Platform, n *Node, status <-chan *client.SolveStatus) <-chan []string {
+func (b *Build) show(p platform.Platform, n *Node, status <-chan *client.SolveStatus, alive *signs) <-chan []string {
 	out := make(chan []string, 1)
 	go func() {
 		s := screen{b: b, platform: p.String(), ends: map[digest.Digest]func(progress.State, string){}, done: map[digest.Digest]bool{}, logs: map[digest.Digest]*bytes.Buffer{}}
@@ -25,6 +25,7 @@ func (b *Build) show(p platform.Platform, n *Node, status <-chan *client.SolveSt
 			s.on = "  on " + n.Address
 		}
 		for st := range status {
+			alive.see()
 			s.update(st)
 		}
 		for _, end := range s.ends {

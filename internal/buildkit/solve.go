@@ -9,7 +9,6 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/moby/buildkit/client"
 	"github.com/moby/buildkit/exporter/containerimage/exptypes"
@@ -23,16 +22,6 @@ import (
 	"github.com/anyarch/anyarch/internal/trace"
 )
 
-// errSilent ends a build on a daemon that stopped answering.
-var errSilent = errors.New("it doesn't answer any more")
-
-// A daemon is asked whether it is still there every pulse, during a build, and has grace
-// to answer. One that misses that twice in a row is lost.
-const (
-	pulse = 5 * time.Second
-	grace = 15 * time.Second
-)
-
 // job is a build on one daemon.
 type job struct {
 	opt   client.SolveOpt // what differs from one job to the next
@@ -44,15 +33,16 @@ type job struct {
 func (b *Build) run(ctx context.Context, n *Node, p platform.Platform, j job) (*client.SolveResponse, error) {
 	solveCtx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	stop := b.watch(solveCtx, n, cancel)
+	alive := &signs{}
+	stop := n.watch(solveCtx, alive, cancel)
 	defer stop()
-	opt := j.opt
+	opt := alive.watched(j.opt)
 	opt.SharedKey, opt.Session = b.o.Context, b.session
 	opt.AllowedEntitlements, opt.SourcePolicy = b.o.Allow, b.policy
 	end := trace.Start(ctx, trace.Solve, p.String()+" on "+n.Address)
 	defer func() { end() }()
 	status := make(chan *client.SolveStatus)
-	shown := b.show(p, n, status)
+	shown := b.show(p, n, status, alive)
 	var aside error // which the daemon would only give back as a text
 	resp, err := n.client.Build(solveCtx, opt, "anyarch", func(ctx context.Context, c gateway.Client) (*gateway.Result, error) {
 		r, _, err := j.build(ctx, c)
@@ -144,35 +134,6 @@ func (b *Build) solve(ctx context.Context, n *Node, p platform.Platform, cross b
 			return r, g, nil
 		},
 	})
-}
-
-// watch asks the daemon from time to time whether it lives, and ends the build if it
-// has stopped answering: a machine that lost its network says nothing.
-func (b *Build) watch(ctx context.Context, n *Node, cancel context.CancelCauseFunc) (stop func()) {
-	done := make(chan struct{})
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		tick := time.NewTicker(pulse)
-		defer tick.Stop()
-		missed := 0
-		for {
-			select {
-			case <-done:
-				return
-			case <-ctx.Done():
-				return
-			case <-tick.C:
-			}
-			if n.alive(ctx, grace) == nil {
-				missed = 0
-			} else if missed++; missed > 1 {
-				cancel(errSilent)
-				return
-			}
-		}
-	}()
-	return func() { close(done); cancel(nil); <-ended }
 }
 
 // inspect reads what the daemon is about to do; nil if that is nothing.
