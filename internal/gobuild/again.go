@@ -56,6 +56,34 @@ func (a *attempt) goBuild(ctx context.Context, env, args []string) error {
 	return nil
 }
 
+// lessons bounds how many packages are compiled to see how it is done.
+const lessons = 12
+
+// learn finds out how the packages are compiled that go had in its cache when a project
+// was built here for the first time, so that its first edit can be replayed too.
+func (a *attempt) learn(ctx context.Context) {
+	if a.recipe == nil || !a.relist {
+		return
+	}
+	unknown := a.recipe.Unknown()
+	if len(unknown) == 0 || len(unknown) > lessons {
+		return
+	}
+	recorder := replay.NewRecorder(a.g.root)
+	args := slices.Concat([]string{"list", "-export"}, replay.Flags, a.args[1:])
+	for _, importPath := range unknown {
+		args = append(args, "-gcflags="+importPath+"="+replay.Teaching)
+	}
+	args = append(args, unknown...)
+	end := trace.Start(ctx, trace.Process, "go list "+a.p.String())
+	defer func() { end("args", strings.Join(args, " "), "dir", a.g.root) }()
+	cmd := a.b.Toolchain.Command(ctx, a.g.root, slices.Concat(a.env, replay.Env), args...)
+	cmd.Stderr = recorder
+	if cmd.Run() == nil {
+		recorder.Teach(a.recipe)
+	}
+}
+
 func (a *attempt) oldRecipe() *replay.Recipe {
 	data, ok := a.b.Unchanged.Memo.Get(a.recipeKey())
 	var r replay.Recipe

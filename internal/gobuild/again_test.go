@@ -166,3 +166,22 @@ func replayable(l *lab, random *rand.Rand) string {
 	l.write(name, l.read(name)+fmt.Sprintf("\nvar x%d = %d\n", random.IntN(3), random.IntN(9))) // twice is a mistake
 	return "a variable in " + name
 }
+
+// The first edit of a project that go had compiled before anyarch came is replayed too.
+func TestFirstEdit(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, nil)
+	l.write("main.go", l.read("main.go")+fmt.Sprintf("\nvar _ = %q\n", l.dir))
+	if _, _, err := l.build(context.Background(), l.oracle); err != nil {
+		t.Fatal(err)
+	}
+	l.settle()
+	l.replace("main.go", "main-1", "main-2")
+	started, _, program, err := l.how()
+	if err != nil || !slices.Equal(started, []string{"compile", "link"}) {
+		t.Fatalf("it started %q: %v", started, err)
+	}
+	if want, _, err := l.build(context.Background(), l.oracle); err != nil || string(want) != string(program) {
+		t.Fatalf("it differs from what go makes: %v", err)
+	}
+}

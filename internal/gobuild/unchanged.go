@@ -57,6 +57,7 @@ type attempt struct {
 	b       *Builder
 	g       *group
 	p       platform.Platform
+	args    []string // of go build
 	env     []string
 	dir     string // of the programs; the caller holds its lock
 	key     string
@@ -82,7 +83,7 @@ func (b *Builder) attempt(g *group, p platform.Platform, args, env []string, dir
 	if err != nil {
 		return nil
 	}
-	return &attempt{b: b, g: g, p: p, env: env, dir: dir, key: string(key)}
+	return &attempt{b: b, g: g, p: p, args: args, env: env, dir: dir, key: string(key)}
 }
 
 // superfluous reports whether the build would make what is there already. If not,
@@ -186,6 +187,7 @@ func (a *attempt) remember(ctx context.Context) {
 		record.Programs = append(record.Programs, fingerprint.StatOf(info))
 	}
 	a.put(record)
+	a.learn(ctx)
 	a.putRecipe()
 }
 

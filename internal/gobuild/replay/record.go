@@ -389,56 +389,66 @@ func (made *Recipe) contents() map[string]string {
 	return ids
 }
 
-// addCompiler adds how a package was compiled.
-func (r *Recorder) addCompiler(made *Recipe, dir string, c Command) {
+// actionOf is the action ID that a compiler was told; empty if there is none.
+func actionOf(c Command) string {
 	i := slices.Index(c.Args, "-buildid")
-	if i < 0 || i+1 >= len(c.Args) || len(c.Env) > 0 {
-		return
+	if i < 0 || i+1 >= len(c.Args) {
+		return ""
 	}
 	action, _, _ := strings.Cut(c.Args[i+1], "/")
+	return action
+}
+
+// addCompiler adds how a package was compiled, and where it is.
+func (r *Recorder) addCompiler(made *Recipe, dir string, c Command) {
+	action := actionOf(c)
 	for importPath, p := range made.Packages {
-		if !strings.HasPrefix(p.ID, action+"/") {
-			continue
-		}
-		if file := r.kept[dir]; file != "" {
-			made.Archives[importPath] = file
-		}
-		if r.complex[dir] {
+		if strings.HasPrefix(p.ID, action+"/") {
+			if file := r.kept[dir]; file != "" {
+				made.Archives[importPath] = file
+			}
+			r.setCompiler(p, dir, c)
 			return
 		}
-		known := Package{Hashed: p.Hashed, ID: p.ID, Tool: Command{Args: make([]string, len(c.Args))}}
-		for i, arg := range c.Args {
-			if isDotted(arg) {
-				arg = filepath.Join(r.root, arg)
-			}
-			// Each package is compiled in a directory of its own; which one is no
-			// matter.
-			known.Tool.Args[i] = strings.ReplaceAll(arg, "$WORK"+string(filepath.Separator)+dir, "$WORK")
-		}
-		if slices.ContainsFunc(known.Tool.Args, func(arg string) bool { return strings.Contains(arg, "$WORK"+string(filepath.Separator)+"b") }) {
-			return
-		}
-		last := c.Args[len(c.Args)-1]
-		if filepath.Ext(last) != ".go" {
-			return
-		}
-		known.Dir = filepath.Dir(known.Tool.Args[len(c.Args)-1])
-		for name, text := range r.files {
-			rest, found := strings.CutPrefix(name, dir+"/")
-			if !found || rest == "importcfg.link" {
-				continue
-			}
-			if rest == "importcfg" {
-				text = reduce(text)
-			}
-			if strings.Contains(text, r.work) {
-				return
-			}
-			known.Files = append(known.Files, File{Name: rest, Text: text})
-		}
-		*p = known
+	}
+}
+
+// setCompiler tells a package how it is compiled, if that is known.
+func (r *Recorder) setCompiler(p *Package, dir string, c Command) {
+	if r.complex[dir] || len(c.Env) > 0 {
 		return
 	}
+	known := Package{Hashed: p.Hashed, ID: p.ID, Tool: Command{Args: make([]string, len(c.Args))}}
+	for i, arg := range c.Args {
+		if isDotted(arg) {
+			arg = filepath.Join(r.root, arg)
+		}
+		// Each package is compiled in a directory of its own; which one is no
+		// matter.
+		known.Tool.Args[i] = strings.ReplaceAll(arg, "$WORK"+string(filepath.Separator)+dir, "$WORK")
+	}
+	if slices.ContainsFunc(known.Tool.Args, func(arg string) bool { return strings.Contains(arg, "$WORK"+string(filepath.Separator)+"b") }) {
+		return
+	}
+	last := c.Args[len(c.Args)-1]
+	if filepath.Ext(last) != ".go" {
+		return
+	}
+	known.Dir = filepath.Dir(known.Tool.Args[len(c.Args)-1])
+	for name, text := range r.files {
+		rest, found := strings.CutPrefix(name, dir+"/")
+		if !found || rest == "importcfg.link" {
+			continue
+		}
+		if rest == "importcfg" {
+			text = reduce(text)
+		}
+		if strings.Contains(text, r.work) {
+			return
+		}
+		known.Files = append(known.Files, File{Name: rest, Text: text})
+	}
+	*p = known
 }
 
 // reduce leaves the archives out of a list of imports: recipes keep them once.
@@ -451,6 +461,75 @@ func reduce(text string) string {
 		b.WriteString(line)
 	}
 	return b.String()
+}
+
+// Teaching is a flag for the compiler that changes nothing, with which the go command
+// compiles what it has in its cache once more, and tells how: see Teach.
+const Teaching = "-complete"
+
+// Unknown are packages of which it isn't known how they are compiled, though it could be.
+func (made *Recipe) Unknown() (list []string) {
+	for importPath, p := range made.Packages {
+		simple := !slices.ContainsFunc(p.Hashed, func(line string) bool {
+			return strings.HasPrefix(line, "asm ") || strings.HasPrefix(line, "cgo ") || strings.HasPrefix(line, "pgofile ")
+		})
+		if p.Dir == "" && simple {
+			list = append(list, importPath)
+		}
+	}
+	slices.Sort(list)
+	return list
+}
+
+// Teach completes a recipe with what was recorded of another go command, for the same
+// sources and flags, that compiled the packages with Teaching.
+func (r *Recorder) Teach(made *Recipe) {
+	for importPath, p := range made.Packages {
+		h := r.hashes["build "+importPath]
+		if p.Dir != "" || h == nil || !h.sound() {
+			continue
+		}
+		if !slices.Equal(untaught(skeleton(h.written)), skeleton(p.Hashed)) {
+			continue
+		}
+		for dir, c := range r.compiled {
+			if actionOf(c) != actionID(h.written) {
+				continue
+			}
+			last := -1
+			for i, arg := range c.Args {
+				if arg == Teaching {
+					last = i
+				}
+			}
+			if last >= 0 {
+				r.setCompiler(p, dir, Command{Args: slices.Delete(slices.Clone(c.Args), last, last+1)})
+			}
+		}
+	}
+}
+
+// untaught is what the lines of a package were without Teaching, which is also a setting
+// in the build information of programs.
+func untaught(lines []string) []string {
+	for i, line := range lines {
+		if strings.HasPrefix(line, "compile ") {
+			lines[i] = strings.Replace(line, " ["+strconv.Quote(Teaching)+"]\n", " []\n", 1)
+		}
+		rest, ok := strings.CutPrefix(line, "modinfo ")
+		info, err := strconv.Unquote(strings.TrimSuffix(rest, "\n"))
+		if !ok || err != nil {
+			continue
+		}
+		var b strings.Builder
+		for setting := range strings.Lines(info) {
+			if !strings.HasPrefix(setting, "build\t-gcflags=") {
+				b.WriteString(setting)
+			}
+		}
+		lines[i] = "modinfo " + strconv.Quote(b.String()) + "\n"
+	}
+	return lines
 }
 
 // takePrograms takes over how programs are linked that go has left as they were.

@@ -220,6 +220,41 @@ func TestTakeOver(t *testing.T) {
 	l.same("a package of the first recording")
 }
 
+// What go has in its cache is compiled once more, to see how.
+func TestTeach(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	l.build(t.TempDir(), nil)
+	r := l.record(nil)
+	want := []string{"example.com/m/cmd/a", "example.com/m/cmd/b", "example.com/m/inner", "example.com/m/leaf"}
+	if unknown := r.Unknown(); !slices.Equal(unknown, want) {
+		t.Fatalf("unknown are %q", unknown)
+	}
+	recorder := NewRecorder(l.dir)
+	args := slices.Concat([]string{"list", "-export"}, Flags, []string{"-trimpath", "-buildvcs=false"}, l.flags)
+	for _, name := range want {
+		args = append(args, "-gcflags="+name+"="+Teaching)
+	}
+	cmd := exec.Command("go", append(args, want...)...)
+	cmd.Dir, cmd.Env, cmd.Stderr = l.dir, append(l.env(), Env...), recorder
+	if err := cmd.Run(); err != nil {
+		t.Fatal(err)
+	}
+	recorder.Teach(r)
+	if unknown := r.Unknown(); len(unknown) != 0 {
+		t.Fatalf("still unknown are %q", unknown)
+	}
+	r, _, _, err := l.replay(saved(t, r), l.replace("leaf/leaf.go", "leaf-1", "leaf-2"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.same("the first edit")
+	if _, _, _, err := l.replay(r, l.replace("cmd/b/main.go", "b-1", "b-2")); err != nil {
+		t.Fatal(err)
+	}
+	l.same("the second")
+}
+
 // What a recipe doesn't know is left to go.
 func TestUnknown(t *testing.T) {
 	t.Parallel()
