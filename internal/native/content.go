@@ -11,6 +11,7 @@ import (
 	"path"
 	"reflect"
 	"slices"
+	"strings"
 	"sync"
 
 	"golang.org/x/sync/errgroup"
@@ -82,6 +83,9 @@ func (b *Build) identityOf(g *dockerfile.Graph, op *dockerfile.Op, inputs []*sta
 			if p = g.Platform.String(); op.Platform != nil {
 				p = op.Platform.String()
 			}
+		}
+		if !strings.Contains(op.Source.Image, "@") {
+			return nil // another image may have the name tomorrow
 		}
 		return identify(func(context.Context) (string, error) {
 			return fmt.Sprintf("image %s %q %q", op.Self, op.Source.Image, p), nil

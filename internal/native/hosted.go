@@ -130,9 +130,11 @@ func (b *Build) hostedBase(ctx context.Context, g *dockerfile.Graph, op *dockerf
 		}
 		st := &stage{image: img, ref: op.Source.Image, goBuilder: goVersion(img.Config.Config.Env) != "", pinned: pinned, hosted: true, dialect: command.GNU}
 		s := &state{stage: st, deferred: &deferrals{}, key: key}
-		s.identity = identify(func(context.Context) (string, error) {
-			return fmt.Sprintf("hosted %q %q %v", op.Source.Image, b.o.BuildPlatform.String(), pinned), nil
-		})
+		if strings.Contains(op.Source.Image, "@") {
+			s.identity = identify(func(context.Context) (string, error) {
+				return fmt.Sprintf("hosted %q %q %v", op.Source.Image, b.o.BuildPlatform.String(), pinned), nil
+			})
+		}
 		if isAlpine(op.Source.Image, img) {
 			st.dialect = command.Busybox
 		}

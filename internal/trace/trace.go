@@ -125,6 +125,9 @@ func (r *Recorder) Sink(next progress.Sink) progress.Sink {
 		switch e.State {
 		case progress.Done, progress.Cached, progress.Failed:
 			name := string(e.Step)
+			if e.Step == progress.Build && e.Message != "" {
+				name = e.Message // the instruction
+			}
 			if e.Platform != "" {
 				name += " " + e.Platform
 			}
