@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -98,7 +99,7 @@ func Try(t testing.TB, o Options) (*Daemon, error) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	t.Cleanup(func() { unmount(dir); _ = os.RemoveAll(dir) })
 	socket := filepath.Join(dir, "sock")
 	conf := o.config(dir, socket, runtime)
 	file := filepath.Join(dir, "buildkitd.toml")
@@ -110,7 +111,7 @@ func Try(t testing.TB, o Options) (*Daemon, error) {
 		t.Fatal(err)
 	}
 	cmd := exec.Command(program, "--config", file)
-	cmd.Env = append(os.Environ(), "HOME="+dir)
+	cmd.Env = append(os.Environ(), "HOME="+dir, "TMPDIR="+dir)
 	cmd.Stdout, cmd.Stderr = log, log
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -167,6 +168,17 @@ func (o Options) config(dir, socket, runtime string) string {
 func (d *Daemon) Kill() {
 	_ = d.cmd.Process.Kill()
 	<-d.ended
+}
+
+// unmount unmounts what a daemon that was killed has left below a directory.
+func unmount(dir string) {
+	data, _ := os.ReadFile("/proc/self/mounts")
+	lines := strings.Split(string(data), "\n")
+	for _, line := range slices.Backward(lines) { // the last one is on top
+		if fields := strings.Fields(line); len(fields) > 1 && strings.HasPrefix(fields[1], dir+"/") {
+			_ = syscall.Unmount(fields[1], syscall.MNT_DETACH)
+		}
+	}
 }
 
 // Freeze stops the daemon without a word: connections to it stay open, and nothing is
