@@ -245,9 +245,10 @@ func (r *Recorder) command(line string) {
 	}
 }
 
-func isDotted(arg string) bool {
-	return arg == "." || strings.HasPrefix(arg, "."+string(filepath.Separator))
-}
+// isDotted reports whether a printed argument begins with the directory that the go
+// command runs in, which is printed as a dot, also where it is only the beginning of a
+// name.
+func isDotted(arg string) bool { return strings.HasPrefix(arg, ".") }
 
 // isVariable reports whether a token sets a variable of the environment for a command.
 func isVariable(token string) bool {
@@ -421,7 +422,7 @@ func (r *Recorder) setCompiler(p *Package, dir string, c Command) {
 	known := Package{Hashed: p.Hashed, ID: p.ID, Tool: Command{Args: make([]string, len(c.Args))}}
 	for i, arg := range c.Args {
 		if isDotted(arg) {
-			arg = filepath.Join(r.root, arg)
+			arg = r.root + arg[1:]
 		}
 		// Each package is compiled in a directory of its own; which one is no
 		// matter.

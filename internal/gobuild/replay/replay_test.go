@@ -18,8 +18,8 @@ import (
 // lab is a module that is built by go, recorded, and replayed.
 type lab struct {
 	*testing.T
-	dir, out, kept, cache string
-	flags                 []string
+	dir, out, kept, work string
+	flags                []string
 }
 
 var module = map[string]string{
@@ -36,7 +36,7 @@ var module = map[string]string{
 
 func newLab(t *testing.T) *lab {
 	t.Helper()
-	l := &lab{T: t, dir: t.TempDir(), out: t.TempDir(), kept: t.TempDir(), cache: t.TempDir(), flags: []string{"-ldflags=-s -w"}}
+	l := &lab{T: t, dir: filepath.Join(t.TempDir(), "a module"), out: t.TempDir(), kept: t.TempDir(), work: "off", flags: []string{"-ldflags=-s -w"}}
 	for name, text := range module {
 		if strings.HasSuffix(name, ".go") {
 			text += fmt.Sprintf("\n// %s\n", l.dir) // so that go doesn't have it from another test
@@ -68,7 +68,7 @@ func (l *lab) replace(name, from, to string) Edit {
 }
 
 func (l *lab) env() []string {
-	return append(os.Environ(), "GOOS=linux", "GOARCH=amd64", "GOAMD64=", "CGO_ENABLED=0", "GOFLAGS=", "GOENV=off", "GOWORK=off", "GOEXPERIMENT=", "PWD="+l.dir)
+	return append(os.Environ(), "GOOS=linux", "GOARCH=amd64", "GOAMD64=", "CGO_ENABLED=0", "GOFLAGS=", "GOENV=off", "GOWORK="+l.work, "GOEXPERIMENT=", "PWD="+l.dir)
 }
 
 // build has go build into a directory.
@@ -253,6 +253,33 @@ func TestTeach(t *testing.T) {
 		t.Fatal(err)
 	}
 	l.same("the second")
+}
+
+// The other modules of a workspace are edited here too, wherever they are.
+func TestWorkspace(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	top := filepath.Dir(l.dir)
+	l.dir = filepath.Join(top, "m")
+	if err := os.Rename(filepath.Join(top, "a module"), l.dir); err != nil {
+		t.Fatal(err)
+	}
+	l.write("../m2/go.mod", "module example.com/m2\n\ngo 1.24\n")
+	l.write("../m2/second.go", "package m2\n\nconst Text = \"second-1\"\n// "+l.dir+"\n")
+	l.write("../go.work", "go 1.24\n\nuse (\n\t./m\n\t./m2\n)\n")
+	l.replace("leaf/leaf.go", "const Text = ", "import \"example.com/m2\"\n\nconst Text = m2.Text + ")
+	l.work = filepath.Join(top, "go.work")
+	r := l.record(nil)
+	edit := l.replace("../m2/second.go", "second-1", "second-2")
+	after, _, ran, err := l.replay(r, edit)
+	if err != nil || len(ran) != 7 {
+		t.Fatalf("%q: %v", ran, err)
+	}
+	l.same("the other module")
+	if _, _, _, err := l.replay(after, l.replace("cmd/a/main.go", "a-1", "a-2")); err != nil {
+		t.Fatal(err)
+	}
+	l.same("a program")
 }
 
 // What a recipe doesn't know is left to go.
