@@ -165,7 +165,7 @@ func (d disk) note(e entry) error {
 	return err
 }
 
-// since lists the actions that were noted or used after a time, to the hour.
+// since lists the actions that were noted, or whose times were renewed, after a time.
 func (d disk) since(t time.Time) []entry {
 	var list []entry
 	files, err := filepath.Glob(filepath.Join(d.dir, "??", "*-a"))

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -523,5 +524,32 @@ func TestVerify(t *testing.T) {
 	}
 	if v, err := Verify(t.Context(), repo, "other"); err != nil || v.Packs != 0 {
 		t.Errorf("%+v %v", v, err)
+	}
+}
+
+// What other projects have built on this machine a moment ago isn't uploaded with what a
+// Dockerfile's build has made.
+func TestCollectsItsOwn(t *testing.T) {
+	t.Parallel()
+	repo := registryFor(t)
+	dir := disk{t.TempDir()}
+	put := func(text string, at time.Time) {
+		e, body := made(text)
+		if _, err := dir.put(e, strings.NewReader(body)); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chtimes(dir.path(e.action, "a"), at, at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put("somebody else's", time.Now().Add(-10*time.Minute))
+	s := session(t, Options{Repository: repo, Dir: dir.dir})
+	put("made by this run", time.Now().Add(time.Second))
+	s.Collect()
+	if err := s.Save(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if found(t, repo, "made by this run") != 1 || found(t, repo, "somebody else's") != 0 {
+		t.Error("it isn't its own that it shares")
 	}
 }

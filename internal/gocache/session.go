@@ -360,10 +360,11 @@ func (s *Session) fill(ctx context.Context) {
 	}
 }
 
-// Collect notes what go commands that can't tell have used or made since the session
-// began, to the hour.
+// Collect notes what go commands that can't tell have made since the session began, or
+// used for the first time in an hour. What others on this machine have used shortly before
+// isn't this run's to share, and nothing says that this run has used it too.
 func (s *Session) Collect() {
-	for _, e := range s.disk.since(s.start.Add(-time.Hour)) {
+	for _, e := range s.disk.since(s.start) {
 		s.note(e, func(*Stats) {})
 	}
 }
