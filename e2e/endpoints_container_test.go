@@ -108,7 +108,7 @@ func container(t *testing.T, root, name string, limits []string, command ...stri
 // startEngine starts a Docker engine of the test's own that touches nothing outside its
 // directory, and gives the path of its socket. store says whether it keeps images in
 // containerd's store, if it can. ANYARCH_DOCKERD names another dockerd than that on PATH.
-func startEngine(t *testing.T, store bool) string {
+func startEngine(t *testing.T, store bool, flags ...string) string {
 	t.Helper()
 	program := os.Getenv("ANYARCH_DOCKERD")
 	if program == "" {
@@ -130,9 +130,9 @@ func startEngine(t *testing.T, store bool) string {
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	socket := filepath.Join(dir, "docker.sock")
 	var log bytes.Buffer
-	cmd := exec.Command(program, "--data-root", filepath.Join(dir, "data"), "--exec-root", filepath.Join(dir, "exec"), "--pidfile", filepath.Join(dir, "pid"),
+	cmd := exec.Command(program, append(flags, "--data-root", filepath.Join(dir, "data"), "--exec-root", filepath.Join(dir, "exec"), "--pidfile", filepath.Join(dir, "pid"),
 		"--host", "unix://"+socket, "--config-file", filepath.Join(dir, "daemon.json"), "--iptables=false", "--ip6tables=false", "--bridge=none",
-		"--containerd-namespace", filepath.Base(dir), "--containerd-plugins-namespace", filepath.Base(dir)+"-plugins") // the machine may run one containerd for all
+		"--containerd-namespace", filepath.Base(dir), "--containerd-plugins-namespace", filepath.Base(dir)+"-plugins")...) // the machine may run one containerd for all
 	cmd.Stdout, cmd.Stderr = &log, &log
 	check(t, os.WriteFile(filepath.Join(dir, "daemon.json"), fmt.Appendf(nil, `{"features": {"containerd-snapshotter": %t}}`, store), 0o600))
 	check(t, cmd.Start())
@@ -184,7 +184,13 @@ func TestEndpointDocker(t *testing.T) {
 	root := builderRoot(t)
 	k := newKit(t)
 	k.file(t, "Dockerfile", kitDockerfile)
-	socket := startEngine(t, false)
+	certs, far := t.TempDir(), freePort(t)
+	tomorrow := time.Now().Add(24 * time.Hour)
+	ca := buildkittest.NewAuthority(t, certs, "ca")
+	serverCert, serverKey := ca.Issue(t, "server", tomorrow)
+	clientCert, clientKey := ca.Issue(t, "cert", tomorrow)
+	check(t, os.Rename(clientKey, filepath.Join(certs, "key.pem"))) // as docker names it
+	socket := startEngine(t, false, "--host", "tcp://"+far, "--tlsverify", "--tlscacert", filepath.Join(certs, "ca.pem"), "--tlscert", serverCert, "--tlskey", serverKey)
 	t.Setenv("DOCKER_HOST", "unix://"+socket)
 	t.Setenv("DOCKER_CONTEXT", "")
 	t.Setenv("DOCKER_CONFIG", filepath.Join(k.dir, "docker"))
@@ -208,6 +214,16 @@ func TestEndpointDocker(t *testing.T) {
 	if out, err := exec.Command("docker", "context", "create", "far", "--docker", "host=unix://"+socket).CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
+	// The same engine, behind TLS.
+	if out, err := exec.Command("docker", "context", "create", "tls", "--docker", "host=tcp://"+far+",ca="+filepath.Join(certs, "ca.pem")+",cert="+clientCert+",key="+filepath.Join(certs, "key.pem")).CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	k.endpoint(t, "docker://?context=tls", inside...)
+	k.endpoint(t, "docker://"+far, "PA141", "HTTPS server")
+	t.Setenv("DOCKER_TLS_VERIFY", "1")
+	t.Setenv("DOCKER_CERT_PATH", certs)
+	k.endpoint(t, "docker://"+far, inside...)
+	t.Setenv("DOCKER_TLS_VERIFY", "")
 	t.Setenv("DOCKER_HOST", "")
 	k.endpoint(t, "docker-container://"+name+"?context=far")
 	k.endpoint(t, "docker-container://"+name+"?context=near", "PA141", "docker has no such context", "docker context ls")

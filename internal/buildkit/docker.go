@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/url"
@@ -63,7 +64,11 @@ func dockerEngine(address string, getenv func(string) string) (*dockerHost, erro
 	case strings.HasPrefix(where, "tcp://"):
 		where = strings.TrimPrefix(where, "tcp://")
 	case strings.Contains(where, "://"):
-		return nil, fmt.Errorf("an engine is reached through a socket or tcp://, not %s", where)
+		fix := []string{"--builder docker-container://buildkitd"}
+		if strings.HasPrefix(where, "ssh://") {
+			fix = append(fix, "--builder "+where)
+		}
+		return nil, &refusal.Error{Code: "PA141", Kind: refusal.Usage, Place: address, Summary: "the BuildKit inside an engine is reached through a socket or tcp://, not through " + where, Fix: fix}
 	}
 	if strings.HasPrefix(where, "/") {
 		return &dockerHost{network: "unix", address: where}, nil
@@ -182,8 +187,10 @@ func handshake(conn net.Conn, path, proto string, meta map[string][]string) (net
 		return nil, err
 	}
 	if resp.StatusCode != http.StatusSwitchingProtocols {
+		said, _ := io.ReadAll(io.LimitReader(resp.Body, 256))
 		_ = resp.Body.Close()
-		return nil, fmt.Errorf("the engine answers %s to an upgrade of %s: its BuildKit can't be reached", resp.Status, path)
+		first, _, _ := strings.Cut(strings.TrimSpace(string(said)), "\n")
+		return nil, fmt.Errorf("the engine answers %s to an upgrade of %s, so its BuildKit can't be reached: %s", resp.Status, path, first)
 	}
 	if r.Buffered() > 0 {
 		return &bufferedConn{conn, r}, nil

@@ -32,7 +32,7 @@ func TestDockerEngine(t *testing.T) {
 		{name: "the context in use", address: "docker://", current: "rootless", want: "unix /run/user/1000/docker.sock"},
 		{name: "the default one", address: "docker://", env: "default", current: "rootless", want: "unix /var/run/docker.sock"},
 		{name: "named", address: "docker://?context=rootless", host: "tcp://x:2375", want: "unix /run/user/1000/docker.sock"},
-		{name: "through ssh", address: "docker://?context=far", want: "not ssh://me@far"},
+		{name: "through ssh", address: "docker://?context=far", want: "not through ssh://me@far"},
 		{name: "unknown", address: "docker://?context=near", want: "no such context"},
 	} {
 		if err := os.WriteFile(filepath.Join(dir, "config.json"), []byte(`{"currentContext":"`+c.current+`"}`), 0o600); err != nil {

@@ -38,7 +38,9 @@ func unreachable(e Endpoint, err error) error {
 	if len(r.Seen) == 0 {
 		r.Seen = []string{text}
 	}
-	if len(r.Fix) == 0 {
+	if len(r.Fix) == 0 && e.engine() {
+		r.Fix = []string{"docker version", "anyarch builder start"} // buildctl doesn't know such addresses
+	} else if len(r.Fix) == 0 {
 		r.Fix = []string{"buildctl --addr '" + e.Address + "' debug workers", "anyarch builder start"}
 	}
 	return r

@@ -23,7 +23,7 @@ type Ahead struct {
 // aheadChunk and aheadChunks bound the bytes of a blob that wait to be looked into.
 const (
 	aheadChunk  = 256 << 10
-	aheadChunks = 8
+	aheadChunks = 4
 )
 
 // NewAhead begins with a blob. Close has to be called. dir is for one program at a time;
