@@ -407,3 +407,40 @@ func TestModulesStay(t *testing.T) {
 		t.Errorf("after an edit go was called for %v", r.calls)
 	}
 }
+
+// Steps that depend on the platform are taken over for each of them, those that don't for
+// all: nobody gets another platform's.
+func TestTakenOverPerPlatform(t *testing.T) {
+	t.Parallel()
+	r := newRebuilt(t)
+	text := `FROM alpine:3.22 AS t
+RUN echo a > /a && echo %s > /b
+FROM golang:1.25.4-alpine AS b
+COPY --from=t /a /opt/a
+ARG TARGETARCH
+RUN echo $TARGETARCH > /opt/arch
+RUN uname -m > /opt/machine
+RUN go build -o /opt/app .
+RUN echo x > /opt/x
+FROM scratch
+COPY --from=b /opt /opt
+`
+	executed := func(value string) []string {
+		ran, _ := r.ran(fmt.Sprintf(text, value), amd64, arm64)
+		return slices.Compact(ran)
+	}
+	if ran := executed("1"); len(ran) != 6 { // one names the platform
+		t.Fatalf("executed %q", ran)
+	}
+	if ran := executed("1"); len(ran) > 0 {
+		t.Errorf("the same again executed %q", ran)
+	}
+	for _, value := range []string{"2", "3"} {
+		if ran, want := executed(value), []string{"RUN echo a > /a && echo " + value + " > /b"}; !slices.Equal(ran, want) {
+			t.Errorf("executed %q, want %q", ran, want)
+		}
+	}
+	if ran := executed("1"); len(ran) > 0 {
+		t.Errorf("what was made first executed %q", ran)
+	}
+}
