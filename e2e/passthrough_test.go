@@ -250,6 +250,17 @@ func TestPassThroughEntitlements(t *testing.T) {
 		}
 		k.run(t, true, args(open, "--allow", c.allow)...)
 	}
+	// The network of the whole build, by a flag.
+	k.file(t, "Any", "FROM scratch\nCOPY probe /bin/probe\nRUN [\"/bin/probe\", \"/report\", \"interfaces\"]\n")
+	whole := []string{"build", "--engine", "buildkit", "-f", "Any", "--platform", "linux/amd64", "--builder", open.Address, "--output", "oci:Any-out", "--network", "host", "."}
+	if _, log := k.run(t, false, whole...); !strings.Contains(log, "--allow network.host") {
+		t.Errorf("--network host without leave:\n%s", log)
+	}
+	k.run(t, true, append(whole, "--allow", "network.host")...)
+	if _, log := k.run(t, false, append(whole, "--allow", "everything")...); !strings.Contains(log, "PA502") || !strings.Contains(log, "--allow everything") {
+		t.Errorf("an entitlement that there isn't:\n%s", log)
+	}
+
 	before, err := strconv.ParseUint("00000000a80425fb", 16, 64) // what every container has
 	check(t, err)
 	got, err := strconv.ParseUint(k.report(t, "Insecure-out")["capabilities"], 16, 64)
@@ -259,8 +270,10 @@ func TestPassThroughEntitlements(t *testing.T) {
 	}
 	own, err := net.Interfaces()
 	check(t, err)
-	if n := k.report(t, "Network-out")["interfaces"]; n != strconv.Itoa(len(own)) {
-		t.Errorf("with network.host there are %s interfaces, on this machine %d", n, len(own))
+	for _, out := range []string{"Network-out", "Any-out"} {
+		if n := k.report(t, out)["interfaces"]; n != strconv.Itoa(len(own)) {
+			t.Errorf("%s: there are %s interfaces, on this machine %d", out, n, len(own))
+		}
 	}
 }
 
@@ -430,7 +443,9 @@ func TestPassThroughImage(t *testing.T) {
 	k.file(t, "scan.go", scanner)
 	check(t, goTool(filepath.Join(k.dir, "scan"), filepath.Join(k.dir, "scan.go"), "amd64"))
 	k.file(t, "Scanner", "FROM scratch\nCOPY scan /scan\nENTRYPOINT [\"/scan\"]\n")
-	k.run(t, true, "publish", "--engine", "buildkit", "-f", "Scanner", "--platform", "linux/amd64", "--builder", daemon.Address, "-t", k.registry+"/kit/scanner:1", ".")
+	for _, tag := range []string{"/kit/scanner:1", "/docker/buildkit-syft-scanner:stable-1"} { // BuildKit's own choice, which the registry stands for
+		k.run(t, true, "publish", "--engine", "buildkit", "-f", "Scanner", "--platform", "linux/amd64", "--builder", daemon.Address, "-t", k.registry+tag, ".")
+	}
 	const provenance, sbom = "https://slsa.dev/provenance/", "https://spdx.dev/Document"
 	for _, c := range []struct {
 		name  string
@@ -440,13 +455,16 @@ func TestPassThroughImage(t *testing.T) {
 		not   []string
 	}{
 		{"none", []string{"--provenance", "false", "--sbom", "false"}, nil, nil, nil},
+		{"no", []string{"--provenance", "0"}, nil, nil, nil},
 		{"true", []string{"--provenance", "true"}, []string{provenance}, nil, nil},
 		{"min", []string{"--provenance", "mode=min"}, []string{provenance}, nil, []string{"FROM scratch"}},
 		{"max", []string{"--provenance", "mode=max"}, []string{provenance}, []string{"source"}, nil},
 		{"attest", []string{"--attest", "type=provenance,mode=max,version=v1"}, []string{provenance}, nil, nil},
 		{"sbom", []string{"--sbom", "generator=" + k.registry + "/kit/scanner:1"}, []string{sbom}, []string{"a package of the test's", "/bin/probe"}, nil},
+		{"default sbom", []string{"--sbom", "true"}, []string{sbom}, []string{"a package of the test's"}, nil},
 		{"both", []string{"--provenance", "mode=max", "--attest", "type=sbom,generator=" + k.registry + "/kit/scanner:1"}, []string{provenance, sbom}, nil, nil},
 	} {
+		c.name = strings.ReplaceAll(c.name, " ", "-")
 		build("attest-"+c.name, c.flags...)
 		list, attestations := k.manifests(t, "attest-"+c.name)
 		if len(list) != 1 || len(attestations) != min(1, len(c.kinds)) {

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/pflag"
@@ -64,7 +65,7 @@ func (k *buildkitFlags) wanted(network string) string {
 	given := map[string]bool{
 		"--cache-to": len(k.cacheTo) > 0, "--cache-from": len(k.cacheFrom) > 0, "--ssh": len(k.ssh) > 0, "--allow": len(k.allow) > 0,
 		"--add-host": len(k.hosts) > 0, "--ulimit": len(k.ulimits) > 0, "--attest": len(k.attest) > 0, "--source-policy": k.policy != "",
-		"--provenance": k.provenance != "" && k.provenance != "false", "--sbom": k.sbom != "" && k.sbom != "false",
+		"--provenance": asked(k.provenance), "--sbom": asked(k.sbom),
 		"--shm-size": k.shmSize != "", "--compression-level": k.level != "", "--network host": network == "host",
 		"--compression " + k.compression: k.compression != "",
 	}
@@ -74,6 +75,12 @@ func (k *buildkitFlags) wanted(network string) string {
 		}
 	}
 	return ""
+}
+
+// asked reports whether a flag asks for an attestation: it says neither nothing nor no.
+func asked(value string) bool {
+	yes, err := strconv.ParseBool(value)
+	return value != "" && (err != nil || yes)
 }
 
 // compression takes a compression of layers: the plan's, or one that only BuildKit has.
@@ -117,14 +124,15 @@ func (k *buildkitFlags) attestations() (map[string]string, error) {
 		out[kind] = strings.Join(rest, ",")
 	}
 	for kind, value := range map[string]string{"provenance": k.provenance, "sbom": k.sbom} {
-		switch value {
-		case "":
-		case "false":
-			delete(out, kind)
-		case "true":
+		asked, err := strconv.ParseBool(value)
+		switch {
+		case value == "":
+		case err != nil:
+			out[kind] = value
+		case asked:
 			out[kind] = ""
 		default:
-			out[kind] = value
+			delete(out, kind)
 		}
 	}
 	for kind, value := range out {
