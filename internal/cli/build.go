@@ -308,7 +308,7 @@ func (a *app) boundMemory(images int) func() {
 	if a.Getenv("GOMEMLIMIT") != "" {
 		return func() {}
 	}
-	before := debug.SetMemoryLimit(18<<20 + int64(images)*32<<10)
+	before := debug.SetMemoryLimit(24<<20 + int64(images)*32<<10)
 	return func() { debug.SetMemoryLimit(before) }
 }
 
