@@ -6,10 +6,12 @@ import (
 	"encoding/hex"
 	"go/ast"
 	"go/parser"
+	"go/scanner"
 	"go/token"
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 )
 
 // maxParsed bounds the Go files whose shape is worked out, in bytes. For others, and
@@ -46,7 +48,7 @@ func read(path string, filter Filter, name string) (sum, shape string, err error
 }
 
 // shapeOf hashes what in a Go file says which files a build reads: everything up to
-// the end of the imports (build constraints, the package's name, cgo), and the lines
+// the end of the imports (build constraints, the package's name, cgo), and the comments
 // that embed files. It is empty if the file's head has mistakes in it.
 func shapeOf(source []byte) string {
 	files := token.NewFileSet()
@@ -64,12 +66,30 @@ func shapeOf(source []byte) string {
 	head = min(head, len(source))
 	h := sha256.New()
 	h.Write(source[:head])
-	for line := range bytes.Lines(source[head:]) {
-		// A comment of any other kind that has the word in it does no harm here.
-		if bytes.Contains(line, []byte("//go:embed")) {
-			h.Write([]byte{0})
-			h.Write(line)
-		}
+	for _, comment := range embedding(source[head:]) {
+		h.Write([]byte{0})
+		h.Write([]byte(comment))
 	}
 	return hex.EncodeToString(h.Sum(nil)[:16])
+}
+
+// embedding lists the comments that embed files. A line that looks like one may be part
+// of another comment or of a string, so that it takes a scanner to tell (go/build,
+// readGoInfo).
+func embedding(source []byte) (comments []string) {
+	const mark = "//go:embed"
+	if !bytes.Contains(source, []byte(mark)) {
+		return nil
+	}
+	var s scanner.Scanner
+	s.Init(token.NewFileSet().AddFile("", -1, len(source)), source, nil, scanner.ScanComments)
+	for {
+		_, tok, text := s.Scan()
+		switch {
+		case tok == token.EOF:
+			return comments
+		case tok == token.COMMENT && strings.HasPrefix(text, mark):
+			comments = append(comments, text)
+		}
+	}
 }

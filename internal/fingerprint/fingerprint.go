@@ -214,6 +214,24 @@ func (s *Snapshot) Sealed(ctx context.Context, view *View) bool {
 	return err == nil && !differs.Load()
 }
 
+// Still reports whether nothing that is edited has changed since view looked at it.
+func (s *Snapshot) Still(ctx context.Context, view *View) bool {
+	now := NewView()
+	var moved atomic.Bool
+	err := each(ctx, len(s.states), func(i int) {
+		in := s.states[i].Input
+		if in.Sealed || moved.Load() {
+			return
+		}
+		list, missing, err := now.entries(in)
+		old, oldMissing, seen := view.seen(in)
+		if err != nil || !seen || missing != oldMissing || !slices.EqualFunc(list, old, Entry.unchanged) {
+			moved.Store(true)
+		}
+	})
+	return err == nil && !moved.Load()
+}
+
 // each calls do for 0 to n-1, on all cores.
 func each(ctx context.Context, n int, do func(i int)) error {
 	const batch = 32

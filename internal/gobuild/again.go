@@ -2,6 +2,7 @@ package gobuild
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -9,6 +10,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/anyarch/anyarch/internal/fingerprint"
@@ -17,7 +19,7 @@ import (
 )
 
 // recipeVersion rises with every change of what a recipe is.
-const recipeVersion = 1
+const recipeVersion = 2
 
 // errPlainly is why a go command has to run without anybody listening: to say to people
 // what is wrong.
@@ -54,7 +56,11 @@ func (a *attempt) goBuild(ctx context.Context, env, args []string) error {
 		}
 		return errPlainly
 	}
-	a.recipe = recorder.Recipe(a.oldRecipe())
+	earlier, sum := a.oldRecipe()
+	if !a.relist && sum != a.old.Recipe {
+		earlier = nil // packages may have been elsewhere
+	}
+	a.recipe = recorder.Recipe(earlier)
 	return nil
 }
 
@@ -86,22 +92,34 @@ func (a *attempt) learn(ctx context.Context) {
 	}
 }
 
-func (a *attempt) oldRecipe() *replay.Recipe {
+// oldRecipe is the one that was remembered last, and the sum of it. It needn't be that
+// of the last build.
+func (a *attempt) oldRecipe() (*replay.Recipe, string) {
 	data, ok := a.b.Unchanged.Memo.Get(a.recipeKey())
 	var r replay.Recipe
 	if !ok || len(data) == 0 || json.Unmarshal(data, &r) != nil {
-		return nil
+		return nil, ""
 	}
-	return &r
+	return &r, sumOf(data)
 }
 
-func (a *attempt) putRecipe() {
+// putRecipe remembers the recipe and gives its sum; empty if there is none. Whoever is
+// ended between this and the record of the build leaves a recipe that nothing refers to.
+func (a *attempt) putRecipe() string {
 	if a.recipe == nil {
-		return
+		return ""
 	}
-	if data, err := json.Marshal(a.recipe); err == nil {
-		a.b.Unchanged.Memo.Put(a.recipeKey(), data)
+	data, err := json.Marshal(a.recipe)
+	if err != nil {
+		return ""
 	}
+	a.b.Unchanged.Memo.Put(a.recipeKey(), data)
+	return sumOf(data)
+}
+
+func sumOf(data []byte) string {
+	sum := sha256.Sum256(data)
+	return hex.EncodeToString(sum[:])
 }
 
 // replay makes what an edit changes without asking go what that is. It is false where
@@ -110,9 +128,9 @@ func (a *attempt) replay(ctx context.Context) (bool, error) {
 	if !a.replays() || a.old == nil || a.relist {
 		return false, nil
 	}
-	recipe := a.oldRecipe()
-	if recipe == nil {
-		return false, nil
+	recipe, sum := a.oldRecipe()
+	if recipe == nil || sum != a.old.Recipe {
+		return false, nil // it is of another build than the inputs
 	}
 	var edits []replay.Edit
 	for _, e := range a.old.Inputs.Edits(a.before) {
@@ -124,7 +142,7 @@ func (a *attempt) replay(ctx context.Context) (bool, error) {
 	}
 	programs := map[string]string{}
 	for _, pkg := range a.g.packages {
-		programs[pkg.ImportPath] = a.g.program(a.dir, pkg, a.p)
+		programs[pkg.ImportPath] = "" // below
 		if recipe.Programs[pkg.ImportPath] == nil {
 			return false, nil
 		}
@@ -141,6 +159,9 @@ func (a *attempt) replay(ctx context.Context) (bool, error) {
 		return false, nil
 	}
 	defer os.RemoveAll(work)
+	for i, pkg := range a.g.packages {
+		programs[pkg.ImportPath] = filepath.Join(work, "program"+strconv.Itoa(i))
+	}
 	parallel, done, err := a.b.Jobs.start(ctx)
 	if err != nil {
 		return false, err
@@ -155,7 +176,9 @@ func (a *attempt) replay(ctx context.Context) (bool, error) {
 		Run:     a.runTool,
 		Program: func(importPath string) string { return programs[importPath] },
 	})
-	if !<-sealed || err != nil {
+	// What was compiled must be what has been looked at: a program with the ID of another
+	// text would be taken for that one's.
+	if !<-sealed || err != nil || !a.old.Inputs.Still(ctx, a.before) {
 		if ctx.Err() != nil {
 			return false, context.Cause(ctx)
 		}
@@ -164,6 +187,11 @@ func (a *attempt) replay(ctx context.Context) (bool, error) {
 	// What wasn't linked must be what it was.
 	for _, pkg := range a.g.packages {
 		if !intact[pkg.ImportPath] && !slices.Contains(linked, pkg.ImportPath) {
+			return false, nil
+		}
+	}
+	for _, pkg := range a.g.packages {
+		if slices.Contains(linked, pkg.ImportPath) && os.Rename(programs[pkg.ImportPath], a.g.program(a.dir, pkg, a.p)) != nil {
 			return false, nil
 		}
 	}

@@ -50,6 +50,10 @@ func TestReplays(t *testing.T) {
 		{"an import", func(l *lab) { l.replace("main.go", "import (", "import (\n\t_ \"fmt\"") }, nil},
 		{"a new file", func(l *lab) { l.write("new.go", "package main\n\nfunc init() { println(2) }\n") }, nil},
 		{"a line that embeds", func(l *lab) { l.replace("inner/inner.go", "text.txt", "data/a.txt") }, nil},
+		{"a comment around a line that embeds", func(l *lab) {
+			l.replace("inner/inner.go", "//go:embed text.txt\n", "/*\n//go:embed text.txt\n*/\n")
+		}, nil},
+		{"a file that a package with assembly embeds too", func(l *lab) { l.write("low/both/x.txt", "both-2") }, nil},
 		{"a line for go before the package", func(l *lab) { l.replace("main.go", "package main", "//go:debug panicnil=1\npackage main") }, nil},
 		{"a package with assembly", func(l *lab) { l.replace("low/asm.go", "func", "// x\nfunc") }, nil},
 		{"assembly", func(l *lab) { l.replace("low/asm_amd64.s", "MOVQ $NUMBER, AX", "MOVQ $7, AX") }, nil},
@@ -61,7 +65,13 @@ func TestReplays(t *testing.T) {
 			t.Parallel()
 			two := strings.Replace(project["main.go"], "main-1", "two-1", 1)
 			two = strings.Replace(strings.Replace(two, ", low.Asm()", "", 1), "\t\"example.com/m/low\"\n", "", 1)
-			l := newLab(t, map[string]string{"cmd/two/main.go": two, "inner/x_windows.go": "package inner\n\nvar _ = 1\n"})
+			l := newLab(t, map[string]string{
+				"cmd/two/main.go":    two,
+				"inner/x_windows.go": "package inner\n\nvar _ = 1\n",
+				"low/both.go":        "package low\n\nimport _ \"embed\"\n\n//go:embed both/x.txt\nvar Both string\n",
+				"both.go":            "package main\n\nimport (\n\t_ \"embed\"\n\n\t\"example.com/m/low\"\n)\n\n//go:embed low/both/x.txt\nvar both string\n\nfunc init() { println(both, low.Both) }\n",
+				"low/both/x.txt":     "both-1",
+			})
 			// What go has in its cache from another test isn't compiled, and not recorded.
 			mark := fmt.Sprintf("\nvar _ = %q\n", l.dir)
 			for _, name := range []string{"main.go", "cmd/two/main.go", "inner/inner.go"} {
@@ -183,5 +193,100 @@ func TestFirstEdit(t *testing.T) {
 	}
 	if want, _, err := l.build(context.Background(), l.oracle); err != nil || string(want) != string(program) {
 		t.Fatalf("it differs from what go makes: %v", err)
+	}
+}
+
+// hook is a memo that something is done to.
+type hook struct {
+	Memo
+	put func(key string, data []byte) (keep bool)
+}
+
+func (h *hook) Put(key string, data []byte) {
+	if h.put(key, data) {
+		h.Memo.Put(key, data)
+	}
+}
+
+// same builds, and compares with what go makes.
+func (l *lab) same(what string) (started []string) {
+	l.Helper()
+	started, _, program, err := l.how()
+	if err != nil {
+		l.Fatalf("%s: %v", what, err)
+	}
+	l.oracle.Toolchain = builder(l.T, l.dir, l.env).Toolchain
+	want, _, err := l.build(context.Background(), l.oracle)
+	if err != nil || string(want) != string(program) {
+		l.Fatalf("%s: it differs from what go makes (%v); it started %q", what, err, started)
+	}
+	return started
+}
+
+// A recipe that couldn't be kept, on a full disk or since somebody was ended, doesn't
+// leave an earlier one for sources that it doesn't know.
+func TestRecipeOfEarlierBuild(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, nil)
+	l.write("main.go", l.read("main.go")+fmt.Sprintf("\nvar _ = %q\n", l.dir))
+	l.settle()
+	full := false
+	l.memo = &hook{l.memo, func(key string, _ []byte) bool { return !full || !strings.HasPrefix(key, `["recipe"`) }}
+	full = true
+	l.replace("inner/inner.go", "import _ \"embed\"", "import (\n\t_ \"embed\"\n\t_ \"errors\"\n)")
+	l.replace("inner/inner.go", "\"-\"", "\"+\"")
+	l.same("an import")
+	l.replace("main.go", "main-1", "main-2")
+	l.same("a line")
+}
+
+// What is edited while it is compiled doesn't come into a program that says it was
+// made of something else: go would take that for the program of the other text.
+func TestEditedMeanwhile(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, nil)
+	l.write("main.go", l.read("main.go")+fmt.Sprintf("\nvar _ = %q\n", l.dir))
+	l.settle()
+	once := true
+	l.memo = &hook{l.memo, func(key string, data []byte) bool {
+		// It is known by now what main.go was like.
+		if strings.HasPrefix(key, `["build"`) && data == nil && once {
+			once = false
+			l.replace("main.go", "main-2", "main-3")
+		}
+		return true
+	}}
+	l.replace("main.go", "main-1", "main-2")
+	l.same("edited meanwhile")
+	if once {
+		t.Fatal("nothing was edited meanwhile")
+	}
+	l.replace("main.go", "main-3", "main-2")
+	l.same("taken back")
+}
+
+// A module of a workspace that has moved is compiled where it is now.
+func TestMovedModule(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, nil)
+	l.env["GOWORK"] = l.path("go.work")
+	use := func(dir string) { l.write("go.work", "go 1.24\n\nuse (\n\t.\n\t./"+dir+"\n\t./leaf\n)\n") }
+	l.write("leaf/go.mod", "module example.com/leaf\n\ngo 1.24\n")
+	l.write("leaf/leaf.go", "package leaf\n\nconst Text = \"leaf-1\"\n\n// "+l.dir+"\n")
+	for _, dir := range []string{"one", "two"} {
+		l.write(dir+"/go.mod", "module example.com/moved\n\ngo 1.24\n")
+		l.write(dir+"/moved.go", "package moved\n\nimport \"example.com/leaf\"\n\nvar Text = \"moved-1\" + leaf.Text\n\n// "+l.dir+"\n")
+	}
+	l.replace("main.go", "import (", "import (\n\t\"example.com/moved\"")
+	l.replace("main.go", "version,", "version, moved.Text,")
+	use("one")
+	l.settle()
+	use("two")
+	l.same("moved")
+	l.replace("one/moved.go", "moved-1", "moved-2")
+	l.same("what was there before is edited")
+	l.replace("leaf/leaf.go", "leaf-1", "leaf-2")
+	if started := l.same("what it imports is edited"); !slices.Contains(started, "compile") {
+		t.Errorf("it started %q", started)
 	}
 }

@@ -193,11 +193,12 @@ func (s *sources) addWorkspace(work string) {
 	s.addReplaced(dir, file.Replace)
 }
 
-// inputs lists all that a build of packages for p reads.
-func (b *Builder) inputs(ctx context.Context, g *group, p platform.Platform, env []string) ([]fingerprint.Input, error) {
+// inputs lists all that a build of packages for p reads, and the directories of the
+// packages, by import path.
+func (b *Builder) inputs(ctx context.Context, g *group, p platform.Platform, env []string) ([]fingerprint.Input, map[string]string, error) {
 	s, err := b.environment(g.root, env)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	args := []string{"-deps", dependencyFields}
 	for _, pkg := range g.packages {
@@ -205,22 +206,24 @@ func (b *Builder) inputs(ctx context.Context, g *group, p platform.Platform, env
 	}
 	all, err := golist[dependency](ctx, b, g.root, p, g.flags, args...)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	for _, pkg := range all {
 		if pkg.ImportPath == "unsafe" { // every program has it; the toolchain may be one that go.mod asks for
 			s.addGoroot(strings.TrimSuffix(pkg.Dir, filepath.Join(string(filepath.Separator), "src", pkg.ImportPath)))
 		}
 	}
+	dirs := map[string]string{}
 	for _, pkg := range all {
 		if pkg.Error != nil || pkg.Incomplete || len(pkg.CgoFiles) > 0 || pkg.Dir == "" {
-			return nil, errUnknownInputs
+			return nil, nil, errUnknownInputs
 		}
 		if err := s.addPackage(pkg); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
+		dirs[pkg.ImportPath] = pkg.Dir
 	}
-	return s.inputs, nil
+	return s.inputs, dirs, nil
 }
 
 // isSealed reports whether a directory belongs to the toolchain, the module cache or

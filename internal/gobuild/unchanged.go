@@ -16,7 +16,7 @@ import (
 
 // rememberVersion rises with every change of what is remembered of a build or how it
 // is compared.
-const rememberVersion = 2
+const rememberVersion = 3
 
 // maxTree bounds how many names of modules that are edited here are looked at before
 // a build of which isn't known yet what it reads.
@@ -50,6 +50,8 @@ func (u *Unchanged) first() *fingerprint.View {
 type buildRecord struct {
 	Inputs   *fingerprint.Snapshot `json:"inputs"`
 	Programs []fingerprint.Stat    `json:"programs"` // in the order of the packages
+	// Recipe is the sum of the one that belongs to the inputs; empty if there is none.
+	Recipe string `json:"recipe,omitempty"`
 }
 
 // attempt is one build that may turn out to be superfluous.
@@ -108,7 +110,7 @@ func (a *attempt) superfluous(ctx context.Context) bool {
 		if verdict <= fingerprint.Renewed && a.intact() {
 			if verdict == fingerprint.Renewed {
 				if renewed, err := a.old.Inputs.Renew(ctx, a.before); err == nil {
-					a.put(buildRecord{Inputs: renewed, Programs: a.old.Programs})
+					a.put(buildRecord{Inputs: renewed, Programs: a.old.Programs, Recipe: a.old.Recipe})
 				}
 			}
 			return true
@@ -167,8 +169,12 @@ func (a *attempt) remember(ctx context.Context) {
 	}
 	if a.relist {
 		var err error
-		if inputs, err = a.b.inputs(ctx, a.g, a.p, a.env); err != nil {
+		var dirs map[string]string
+		if inputs, dirs, err = a.b.inputs(ctx, a.g, a.p, a.env); err != nil {
 			return
+		}
+		if a.recipe != nil {
+			a.recipe.Locate(dirs)
 		}
 	}
 	snapshot, err := fingerprint.Take(ctx, inputs, a.before, a.started, earlier)
@@ -186,9 +192,9 @@ func (a *attempt) remember(ctx context.Context) {
 		}
 		record.Programs = append(record.Programs, fingerprint.StatOf(info))
 	}
-	a.put(record)
 	a.learn(ctx)
-	a.putRecipe()
+	record.Recipe = a.putRecipe()
+	a.put(record)
 }
 
 func (a *attempt) put(record buildRecord) {

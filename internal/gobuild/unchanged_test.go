@@ -55,7 +55,7 @@ var project = map[string]string{
 type lab struct {
 	*testing.T
 	dir    string
-	memo   *store.Memo
+	memo   Memo
 	ours   *Builder
 	oracle *Builder
 	p      platform.Platform
@@ -414,7 +414,7 @@ func TestDamage(t *testing.T) {
 		t.Error("a damaged program was used")
 	}
 	l.settle()
-	truncated := &damagedMemo{Memo: l.memo}
+	truncated := &damagedMemo{Memo: l.memo.(*store.Memo)}
 	b := *l.ours
 	b.Unchanged = &Unchanged{Memo: truncated, Self: "test"}
 	if _, unchanged, err := l.build(context.Background(), &b); err != nil || unchanged {

@@ -21,6 +21,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/anyarch/anyarch/internal/gobuild/buildid"
@@ -43,6 +44,8 @@ type Recipe struct {
 // Package is how one package was compiled.
 type Package struct {
 	Dir string `json:"dir"` // of its sources; empty if it isn't known how it was compiled
+	// Source is the directory of its sources too, empty if nobody has said where it is.
+	Source string `json:"source,omitempty"`
 	// Hashed is what went into the hash that is its action ID, write by write.
 	Hashed []string `json:"hashed"`
 	// ID is its build ID: action ID, slash, content ID.
@@ -127,6 +130,21 @@ func (p *replay) update(hashed []string, dir string) []string {
 		}
 	}
 	return list
+}
+
+// mayRead reports whether a file is one of those that a package consists of, or could be.
+func (p *Package) mayRead(path string) bool {
+	return slices.ContainsFunc(p.Hashed, func(line string) bool {
+		name, _, ok := field(line, "file", " ")
+		if !ok {
+			return false
+		}
+		name = filepath.FromSlash(name)
+		if p.Source == "" {
+			return strings.HasSuffix(path, string(filepath.Separator)+name)
+		}
+		return filepath.Join(p.Source, name) == path
+	})
 }
 
 // setMain puts the build ID of its main package into the lines of a program.

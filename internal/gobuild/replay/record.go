@@ -27,6 +27,7 @@ type Recorder struct {
 
 	hashes map[string]*hash // by name
 	edited map[string]bool  // action IDs of packages that are edited here
+	varied bool             // a package is compiled in several ways, with profiles of several programs
 	work   string           // the directory that is printed as $WORK
 	dir    string           // where commands are printed to run
 	heredoc
@@ -48,6 +49,7 @@ type hash struct {
 	written []string
 	sum     string // hexadecimal
 	skip    bool   // of a package that nobody edits
+	before  string // the sum of the one under this name before it
 }
 
 // NewRecorder records a go command that runs in root.
@@ -126,14 +128,18 @@ func (r *Recorder) hashed(line string) {
 	if !strings.HasPrefix(name, "build ") && !strings.HasPrefix(name, "link ") {
 		return
 	}
+	h := r.hashes[name]
 	if rest == "" {
-		r.hashes[name] = &hash{} // the last one under a name counts
+		r.hashes[name] = &hash{}
+		if h != nil {
+			r.hashes[name].before = h.sum
+		}
 		return
 	}
-	h := r.hashes[name]
 	rest = strings.TrimPrefix(rest, ": ")
 	switch {
-	case h == nil || h.skip:
+	case h == nil:
+	case h.skip && strings.HasPrefix(rest, `"`):
 	case strings.HasPrefix(rest, `"`):
 		text, err := strconv.Unquote(rest)
 		if err != nil {
@@ -148,7 +154,12 @@ func (r *Recorder) hashed(line string) {
 		}
 		h.written = append(h.written, text)
 	default:
-		h.sum = rest
+		for _, other := range []string{h.before, h.sum} {
+			r.varied = r.varied || other != "" && other != rest
+		}
+		if h.sum = rest; h.skip {
+			return
+		}
 		if data, err := hex.DecodeString(rest); err == nil && len(data) == sha256.Size {
 			r.edited[buildid.Text([sha256.Size]byte(data))] = true
 		}
@@ -216,7 +227,11 @@ func (r *Recorder) command(line string) {
 	}
 	c.Args = args
 	switch program := strings.TrimSuffix(path.Base(filepath.ToSlash(args[0])), ".exe"); program {
-	case "mkdir", "rm", "mv", "go":
+	case "mkdir", "rm", "mv":
+	case "go": // go tool pack puts more into an archive, go tool buildid is Stamp
+		if len(args) < 3 || args[2] != "buildid" {
+			r.taint(args)
+		}
 	case "cp":
 		if len(args) == 3 {
 			if dir, name, _ := strings.Cut(r.below(args[1]), "/"); name == "_pkg_.a" {
@@ -295,7 +310,7 @@ func (r *Recorder) taint(args []string) {
 // since it was there already, is taken over from earlier, which may be nil. It is nil
 // if there is nothing that could be replayed.
 func (r *Recorder) Recipe(earlier *Recipe) *Recipe {
-	if r.work == "" || strings.Contains(r.root, "$WORK") {
+	if r.work == "" || r.varied || strings.Contains(r.root, "$WORK") {
 		return nil
 	}
 	made := &Recipe{Packages: map[string]*Package{}, Programs: map[string]*Program{}, Archives: map[string]string{}}
@@ -419,7 +434,7 @@ func (r *Recorder) setCompiler(p *Package, dir string, c Command) {
 	if r.complex[dir] || len(c.Env) > 0 {
 		return
 	}
-	known := Package{Hashed: p.Hashed, ID: p.ID, Tool: Command{Args: make([]string, len(c.Args))}}
+	known := Package{Source: p.Source, Hashed: p.Hashed, ID: p.ID, Tool: Command{Args: make([]string, len(c.Args))}}
 	for i, arg := range c.Args {
 		if isDotted(arg) {
 			arg = r.root + arg[1:]
@@ -533,6 +548,17 @@ func untaught(lines []string) []string {
 	return lines
 }
 
+// Locate says in which directories packages are, as far as that is known of a build for
+// sure. How a package is compiled that was elsewhere before, with the same sources, isn't
+// known any more.
+func (made *Recipe) Locate(dirs map[string]string) {
+	for importPath, p := range made.Packages {
+		if p.Source = dirs[importPath]; p.Dir != p.Source {
+			p.Dir, p.Tool, p.Files = "", Command{}, nil
+		}
+	}
+}
+
 // takePrograms takes over how programs are linked that go has left as they were.
 func (r *Recorder) takePrograms(made, earlier *Recipe) {
 	if earlier == nil {
@@ -555,6 +581,9 @@ func (made *Recipe) takePackages(earlier *Recipe) {
 	for importPath, p := range made.Packages {
 		if was := earlier.Packages[importPath]; p.Dir == "" && was != nil && was.Dir != "" && slices.Equal(skeleton(p.Hashed), skeleton(was.Hashed)) {
 			p.Dir, p.Tool, p.Files = was.Dir, was.Tool, was.Files
+		}
+		if was := earlier.Packages[importPath]; was != nil {
+			p.Source = was.Source
 		}
 	}
 	before := earlier.contents()

@@ -32,7 +32,7 @@ type Options struct {
 	// Run runs a program of the toolchain in Root; env are variables that it needs besides
 	// those of the go command.
 	Run func(ctx context.Context, env, args []string) error
-	// Program says where the program of a main package belongs.
+	// Program says where the program of a main package is put.
 	Program func(importPath string) string
 }
 
@@ -257,6 +257,12 @@ func (p *replay) check(name, file string) error {
 // don't go into it, such as tests, do nothing.
 func (p *replay) covered() error {
 	for path := range p.edits {
+		// A file may go into several packages, if it is embedded.
+		for importPath, pkg := range p.recipe.Packages {
+			if pkg.Dir == "" && pkg.mayRead(path) {
+				return errors.New(importPath + ": it isn't known how it is compiled")
+			}
+		}
 		if p.used[path] {
 			continue
 		}

@@ -4,12 +4,15 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"debug/elf"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime/pprof"
 	"slices"
 	"strings"
 	"testing"
@@ -307,6 +310,58 @@ func TestUnknown(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Packages that are compiled with the profile of one program and without for another
+// are several under one name.
+func TestProfileOfOneProgram(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	var profile bytes.Buffer
+	if err := pprof.StartCPUProfile(&profile); err != nil {
+		t.Skipf("no profile can be made: %v", err) // go test -cpuprofile
+	}
+	pprof.StopCPUProfile()
+	l.write("cmd/a/default.pgo", profile.String())
+	if r := l.record(nil); r != nil {
+		t.Errorf("there is a recipe with %d packages", len(r.Packages))
+	}
+}
+
+// What go puts into an archive besides is no work of a compiler.
+func TestObjects(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	l.write("leaf/object_linux_amd64.syso", string(object()))
+	r := l.record(nil)
+	if p := r.Packages["example.com/m/leaf"]; p == nil || p.Dir != "" {
+		t.Errorf("it is known how a package with an object is compiled: %+v", p)
+	}
+	if _, _, _, err := l.replay(r, l.replace("leaf/leaf.go", "leaf-1", "leaf-2")); !errors.Is(err, ErrUnknown) {
+		t.Errorf("the error is %v", err)
+	}
+	if _, _, _, err := l.replay(r, l.replace("leaf/leaf.go", "leaf-2", "leaf-1"), l.replace("cmd/a/main.go", "a-1", "a-2")); !errors.Is(err, ErrUnknown) {
+		t.Errorf("the error is %v", err)
+	}
+}
+
+// object is an object file with nothing in it (ELF-64: header, no section and the one
+// with the names of sections).
+func object() []byte {
+	var b bytes.Buffer
+	names := "\x00.shstrtab\x00"
+	header := elf.Header64{
+		Ident: [16]byte{0x7f, 'E', 'L', 'F', byte(elf.ELFCLASS64), byte(elf.ELFDATA2LSB), byte(elf.EV_CURRENT)},
+		Type:  uint16(elf.ET_REL), Machine: uint16(elf.EM_X86_64), Version: uint32(elf.EV_CURRENT),
+		Shoff: 64, Ehsize: 64, Shentsize: 64, Shnum: 2, Shstrndx: 1,
+	}
+	for _, part := range []any{
+		header, elf.Section64{}, elf.Section64{Name: 1, Type: uint32(elf.SHT_STRTAB), Off: 64 + 2*64, Size: uint64(len(names)), Addralign: 1},
+	} {
+		_ = binary.Write(&b, binary.LittleEndian, part) // to memory
+	}
+	b.WriteString(names)
+	return b.Bytes()
 }
 
 // Archives that are kept between runs are read before they are used.
