@@ -145,7 +145,7 @@ func (k *buildkitFlags) attestations() (map[string]string, error) {
 
 // endpoints are the builders that are configured: by --builder, else BUILDKIT_HOST, else
 // by docker buildx, else the one of `anyarch builder start`, if it runs.
-func (a *app) endpoints(b *buildFlags) ([]buildkit.Endpoint, error) {
+func (a *app) endpoints(ctx context.Context, b *buildFlags) ([]buildkit.Endpoint, error) {
 	if list := b.docker.kit.builders; len(list) > 0 {
 		origin := "--builder"
 		if a.Getenv("ANYARCH_BUILDER") == strings.Join(list, "\n") {
@@ -169,6 +169,9 @@ func (a *app) endpoints(b *buildFlags) ([]buildkit.Endpoint, error) {
 		return nil, err
 	}
 	o.Use()
+	if err := daemon.Await(ctx, o); err != nil {
+		return nil, context.Cause(ctx) // it was ending; who wants one may start another
+	}
 	return []buildkit.Endpoint{o.Endpoint()}, nil
 }
 

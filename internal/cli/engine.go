@@ -98,7 +98,7 @@ func (e *engine) instead(ctx context.Context, refused error, check bool) error {
 	if len(list) > 1 {
 		why += fmt.Sprintf(", and %d more", len(list)-1)
 	}
-	endpoints, err := e.a.endpoints(e.b)
+	endpoints, err := e.a.endpoints(ctx, e.b)
 	if err != nil {
 		return err
 	}
@@ -144,7 +144,7 @@ func (a *app) offerBuilder(refused []*refusal.Error) {
 // openBuildKit connects to the builders. why says what it was chosen for, if it wasn't
 // the user who did.
 func (e *engine) openBuildKit(ctx context.Context, why string, start bool) error {
-	endpoints, err := e.a.endpoints(e.b)
+	endpoints, err := e.a.endpoints(ctx, e.b)
 	if err != nil {
 		return err
 	}

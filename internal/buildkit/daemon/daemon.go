@@ -77,7 +77,7 @@ func Look(o Options) (Status, error) {
 		return s, nil
 	}
 	l := flock.New(o.lock())
-	free, err := l.TryLock()
+	free, err := l.TryRLock() // those who look don't get in each other's way
 	if err != nil {
 		return s, err
 	}

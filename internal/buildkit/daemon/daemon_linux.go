@@ -19,6 +19,9 @@ import (
 // startTime is how long a daemon may take to answer.
 const startTime = time.Minute
 
+// lookTime is how long the lock may be taken by those who only look whether it is.
+const lookTime = 5 * time.Second
+
 // Start starts the daemon unless it runs, and waits until it answers. started says that
 // it didn't run. What is missing on the machine is a refusal.Error with code PA146.
 func Start(ctx context.Context, o Options) (started bool, err error) {
@@ -42,7 +45,11 @@ func Start(ctx context.Context, o Options) (started bool, err error) {
 	}
 	o.Use()
 	if s.Running {
-		return false, o.answer(ctx, func() bool { now, err := Look(o); return err == nil && !now.Running })
+		err := Await(ctx, o)
+		if now, look := Look(o); err == nil || look != nil || now.Running {
+			return false, err
+		}
+		// It was just ending, since nobody had used it: here is somebody.
 	}
 	log, err := os.OpenFile(o.log(), os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
 	if err != nil {
@@ -68,6 +75,14 @@ func Start(ctx context.Context, o Options) (started bool, err error) {
 	})
 }
 
+// Await waits until a daemon that runs answers: it may have been started a moment ago. If
+// it ends instead, that is the error.
+func Await(ctx context.Context, o Options) error {
+	ctx, cancel := context.WithTimeout(ctx, startTime)
+	defer cancel()
+	return o.answer(ctx, func() bool { now, err := Look(o); return err == nil && !now.Running })
+}
+
 // Supervise runs the daemon until it is idle, it ends, or ctx does.
 func Supervise(ctx context.Context, o Options) error {
 	p, err := o.find()
@@ -78,8 +93,14 @@ func Supervise(ctx context.Context, o Options) error {
 		return err
 	}
 	lock := flock.New(o.lock())
-	if ok, err := lock.TryLock(); err != nil || !ok {
-		return err // another one is there
+	short, cancel := context.WithTimeout(ctx, lookTime)
+	ok, err := lock.TryLockContext(short, 20*time.Millisecond)
+	cancel()
+	if !ok {
+		if errors.Is(err, context.DeadlineExceeded) {
+			return nil // another one is there
+		}
+		return err
 	}
 	defer func() { _ = lock.Close() }()
 	if err := os.WriteFile(o.pid(), []byte(strconv.Itoa(os.Getpid())+"\n"), 0o600); err != nil {
@@ -162,7 +183,7 @@ func Stop(ctx context.Context, o Options) (stopped bool, err error) {
 	if err := syscall.Kill(s.PID, syscall.SIGTERM); err != nil {
 		return false, &refusal.Error{Code: "PA146", Kind: refusal.Failed, Place: "anyarch builder stop", Summary: "the daemon can't be ended", Seen: []string{err.Error()}, Err: err}
 	}
-	for s.Running {
+	for pid := s.PID; s.Running && s.PID == pid; { // another one may be started at once
 		select {
 		case <-ctx.Done():
 			return false, context.Cause(ctx)

@@ -18,6 +18,9 @@ func errNotHere() error {
 // Start refuses.
 func Start(context.Context, Options) (started bool, err error) { return false, errNotHere() }
 
+// Await refuses.
+func Await(context.Context, Options) error { return errNotHere() }
+
 // Supervise refuses.
 func Supervise(context.Context, Options) error { return errNotHere() }
 
