@@ -106,7 +106,8 @@ func Supervise(ctx context.Context, o Options) error {
 	if err := os.WriteFile(o.pid(), []byte(strconv.Itoa(os.Getpid())+"\n"), 0o600); err != nil {
 		return err
 	}
-	_ = os.Remove(o.socket()) // of one that was killed
+	defer func() { _ = os.Remove(o.pid()) }() // before the lock is free: the number may be another's soon
+	_ = os.Remove(o.socket())                 // of one that was killed
 	args := o.arguments(p)
 	cmd := exec.Command(args[0], args[1:]...)
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
