@@ -212,6 +212,9 @@ func (a *attempt) runTool(ctx context.Context, env, args []string) error {
 // intactPrograms are those that the last build has left.
 func (a *attempt) intactPrograms() map[string]bool {
 	intact := map[string]bool{}
+	if a == nil || a.old == nil {
+		return intact
+	}
 	for i, pkg := range a.g.packages {
 		info, err := os.Lstat(a.g.program(a.dir, pkg, a.p))
 		intact[pkg.ImportPath] = err == nil && i < len(a.old.Programs) && info.Mode().IsRegular() && fingerprint.StatOf(info) == a.old.Programs[i]

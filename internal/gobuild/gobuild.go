@@ -506,9 +506,12 @@ func (b *Builder) goBuild(ctx context.Context, g *group, p platform.Platform, en
 		args = append(args, fmt.Sprintf("-p=%d", parallel))
 	}
 	args = append(args, "-o", dir+string(filepath.Separator))
+	intact := a.intactPrograms()
 	for _, pkg := range g.packages {
 		args = append(args, pkg.ImportPath)
-		dropDamaged(g.program(dir, pkg, p))
+		if !intact[pkg.ImportPath] {
+			dropDamaged(g.program(dir, pkg, p))
+		}
 	}
 	a.begin()
 	if err := a.goBuild(ctx, env, args); !errors.Is(err, errPlainly) {
@@ -522,25 +525,6 @@ func (b *Builder) goBuild(ctx context.Context, g *group, p platform.Platform, en
 		return b.explain(p, g.root, stderr, err)
 	}
 	return nil
-}
-
-// dropDamaged removes what is no program from where one goes: go build wouldn't replace
-// it.
-func dropDamaged(file string) {
-	f, err := os.Open(file)
-	if err != nil {
-		return
-	}
-	var head [4]byte
-	_, err = io.ReadFull(f, head[:])
-	f.Close()
-	switch string(head[:]) {
-	case "\x7fELF", "\xfe\xed\xfa\xce", "\xfe\xed\xfa\xcf", "\xce\xfa\xed\xfe", "\xcf\xfa\xed\xfe", "\x00asm":
-	default:
-		if err != nil || string(head[:2]) != "MZ" {
-			_ = os.Remove(file) // go says what is wrong
-		}
-	}
 }
 
 // program is where go build puts the program of a package.

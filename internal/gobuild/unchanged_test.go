@@ -394,6 +394,16 @@ func TestCgoIsAsked(t *testing.T) {
 	}
 }
 
+// programs are the files that builds have left.
+func (l *lab) programs() (files []string) {
+	l.Helper()
+	files, err := filepath.Glob(filepath.Join(l.ours.CacheDir, "*", "linux-amd64", "*"))
+	if err != nil || len(files) == 0 {
+		l.Fatalf("there are no programs: %v", err)
+	}
+	return files
+}
+
 // Programs in the cache that somebody replaces, and damaged records, are noticed.
 func TestDamage(t *testing.T) {
 	t.Parallel()
@@ -411,6 +421,21 @@ func TestDamage(t *testing.T) {
 		t.Fatalf("damaged %d programs: %v", damaged, err)
 	}
 	if l.check("a damaged program") {
+		t.Error("a damaged program was used")
+	}
+	l.settle()
+	// go build looks at no more of a program than its build ID.
+	for _, file := range l.programs() {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		data[len(data)/2] ^= 1
+		if err := os.WriteFile(file, data, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if l.check("a program with another bit") {
 		t.Error("a damaged program was used")
 	}
 	l.settle()
