@@ -6,6 +6,8 @@ import (
 	"strings"
 	"time"
 
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
 	"github.com/anyarch/anyarch/internal/layer"
 	"github.com/anyarch/anyarch/internal/platform"
 	"github.com/anyarch/anyarch/internal/refusal"
@@ -63,10 +65,15 @@ func (m *Maker) MakeDockerfile(ctx context.Context, req Request) (*Plan, time.Ti
 	if target.Destinations, err = m.destinations(req, target.Name, ""); err != nil {
 		return nil, time.Time{}, err
 	}
+	ofDirectory := target.Name == "" && len(target.Destinations) == 0
 	if target.Name == "" {
 		target.Name = imageName(req, target)
 	}
 	standard := standardAnnotations(p, target, clock, source)
+	if ofDirectory {
+		// The same sources are the same image, whatever somebody calls their checkout.
+		delete(standard, ocispec.AnnotationTitle)
+	}
 	if req.Plain {
 		standard, p.NoIndex = nil, len(p.Platforms) == 1
 		if target.IndexAnnotations, err = m.pairs("--annotation", req.IndexAnnotations, Vars{Name: target.Name}, nil); err != nil {
