@@ -168,7 +168,9 @@ func (a *attempt) replay(ctx context.Context) (bool, error) {
 	}
 	defer done()
 	intact := a.intactPrograms()
-	a.begin()
+	if a.begin(); !a.settled {
+		return false, nil // what is edited meanwhile wouldn't be noticed
+	}
 	sealed := make(chan bool, 1)
 	go func() { sealed <- a.old.Inputs.Sealed(ctx, a.before) }()
 	made, linked, err := recipe.Replay(ctx, edits, replay.Options{
