@@ -313,14 +313,18 @@ func (p *replay) link(ctx context.Context, importPath string) (anew bool, err er
 	}
 	out, id := filepath.Join(work, "a.out"), action+"/"+main.ID+"/"+action
 	args := slices.Clone(made.Tool.Args)
+	// The first ID is the go command's. The linker prefers one that -ldflags has chosen.
+	given, chosen := false, false
 	for i := 1; i < len(args); i++ {
 		switch {
 		case args[i-1] == "-o":
 			args[i] = out
 		case args[i-1] == "-importcfg":
 			args[i] = importcfg
-		case strings.HasPrefix(args[i], "-buildid="):
-			args[i] = "-buildid=" + id
+		case !given && strings.HasPrefix(args[i], "-buildid="):
+			args[i], given = "-buildid="+id, true
+		case strings.HasPrefix(args[i], "-buildid"), strings.HasPrefix(args[i], "--buildid"):
+			chosen = true
 		case i == len(args)-1:
 			args[i] = p.after.Archives[importPath]
 		case strings.Contains(args[i], "$WORK"):
@@ -330,8 +334,10 @@ func (p *replay) link(ctx context.Context, importPath string) (anew bool, err er
 	if err := p.tool(ctx, made.Tool.Env, args); err != nil {
 		return false, fmt.Errorf("%s: %w", importPath, err)
 	}
-	if _, err := buildid.Stamp(out, id); err != nil {
-		return false, err
+	if !chosen {
+		if _, err := buildid.Stamp(out, id); err != nil {
+			return false, err
+		}
 	}
 	if err := os.Chmod(out, 0o755); err != nil {
 		return false, err

@@ -312,6 +312,22 @@ func TestUnknown(t *testing.T) {
 	}
 }
 
+// An ID that somebody has chosen stays.
+func TestChosenID(t *testing.T) {
+	t.Parallel()
+	for _, flags := range []string{"-s -w -buildid=", "-buildid=mine", "--buildid mine"} {
+		t.Run(flags, func(t *testing.T) {
+			t.Parallel()
+			l := newLab(t)
+			l.flags = []string{"-ldflags=" + flags}
+			if _, _, ran, err := l.replay(l.record(nil), l.replace("inner/inner.go", "inner-1", "inner-2")); err != nil || len(ran) == 0 {
+				t.Fatalf("%q: %v", ran, err)
+			}
+			l.same("an edit")
+		})
+	}
+}
+
 // Packages that are compiled with the profile of one program and without for another
 // are several under one name.
 func TestProfileOfOneProgram(t *testing.T) {
