@@ -63,15 +63,6 @@ func joined(parts ...string) string {
 	return hex.EncodeToString(h.Sum(nil))
 }
 
-// sees is what the most curious RUN of all graphs sees of the time.
-func (b *Build) sees() clock {
-	sees := timeless
-	for _, g := range b.graphs {
-		sees = max(sees, graphClock(g))
-	}
-	return sees
-}
-
 // identityOf says how the output of an operation, which has just been made of inputs, is
 // identified.
 func (b *Build) identityOf(g *dockerfile.Graph, op *dockerfile.Op, inputs []*state, out *state, output int, bound bool) *identity {

@@ -93,6 +93,8 @@ type Build struct {
 	graphsWith map[string]int          // how many graphs have an operation, by Op.Key
 	selfWith   map[string]int          // and by Op.Self
 	final      map[*dockerfile.Op]bool // operations whose file system is that of an image
+	// sees is what the most curious RUN of all graphs sees of the time.
+	sees func() clock
 
 	hostedMu sync.Mutex
 	hosted   map[*dockerfile.Op]bool // operations that call programs of their base; see hosted.go
@@ -112,6 +114,13 @@ type Build struct {
 // New prepares a build of graphs, one per platform.
 func New(graphs []*dockerfile.Graph, o Options) *Build {
 	b := &Build{o: o, graphs: graphs, compiles: make(chan struct{}, 2)}
+	b.sees = sync.OnceValue(func() clock {
+		sees := timeless
+		for _, g := range graphs {
+			sees = max(sees, graphClock(g))
+		}
+		return sees
+	})
 	b.downloads = download.New(download.Options{Client: o.Client, Cache: o.PackageDir, Scratch: o.Scratch, Mirror: o.Mirror, Use: o.Use})
 	b.apk = apk.NewSession(b.downloads, o.Scratch)
 	b.caches.trees = map[string]*filetree.Tree{}
