@@ -10,16 +10,13 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
-	"strconv"
-	"strings"
 
 	"github.com/anyarch/anyarch/internal/fingerprint"
 	"github.com/anyarch/anyarch/internal/gobuild/replay"
-	"github.com/anyarch/anyarch/internal/trace"
 )
 
 // recipeVersion rises with every change of what a recipe is.
-const recipeVersion = 2
+const recipeVersion = 3
 
 // errPlainly is why a go command has to run without anybody listening: to say to people
 // what is wrong.
@@ -44,13 +41,8 @@ func (a *attempt) goBuild(ctx context.Context, env, args []string) error {
 	if !a.replays() {
 		return errPlainly
 	}
-	recorder := replay.NewRecorder(a.g.root)
-	end := trace.Start(ctx, trace.Process, "go build "+a.p.String())
-	defer func() { end("args", strings.Join(args, " "), "dir", a.g.root) }()
-	args = slices.Concat(args[:1], replay.Flags, args[1:])
-	cmd := a.b.Toolchain.Command(ctx, a.g.root, slices.Concat(env, replay.Env), args...)
-	cmd.Stderr = recorder
-	if err := cmd.Run(); err != nil {
+	recorder, err := a.record(ctx, env, args)
+	if err != nil {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
@@ -62,6 +54,15 @@ func (a *attempt) goBuild(ctx context.Context, env, args []string) error {
 	}
 	a.recipe = recorder.Recipe(earlier)
 	return nil
+}
+
+// record runs a go command and listens to what it does.
+func (a *attempt) record(ctx context.Context, env, args []string) (*replay.Recorder, error) {
+	recorder := replay.NewRecorder(a.g.root)
+	args = slices.Concat(args[:1], replay.Flags, args[1:])
+	cmd := a.b.Toolchain.Command(ctx, a.g.root, slices.Concat(env, replay.Env), args...)
+	cmd.Stderr = recorder
+	return recorder, traced(ctx, "go "+args[0], a.p, cmd, args)
 }
 
 // lessons bounds how many packages are compiled to see how it is done.
@@ -77,17 +78,11 @@ func (a *attempt) learn(ctx context.Context) {
 	if len(unknown) == 0 || len(unknown) > lessons {
 		return
 	}
-	recorder := replay.NewRecorder(a.g.root)
-	args := slices.Concat([]string{"list", "-export"}, replay.Flags, a.args[1:])
+	args := slices.Concat([]string{"list", "-export"}, a.args[1:])
 	for _, importPath := range unknown {
 		args = append(args, "-gcflags="+importPath+"="+replay.Teaching)
 	}
-	args = append(args, unknown...)
-	end := trace.Start(ctx, trace.Process, "go list "+a.p.String())
-	defer func() { end("args", strings.Join(args, " "), "dir", a.g.root) }()
-	cmd := a.b.Toolchain.Command(ctx, a.g.root, slices.Concat(a.env, replay.Env), args...)
-	cmd.Stderr = recorder
-	if cmd.Run() == nil {
+	if recorder, err := a.record(ctx, a.env, append(args, unknown...)); err == nil {
 		recorder.Teach(a.recipe)
 	}
 }
@@ -97,7 +92,7 @@ func (a *attempt) learn(ctx context.Context) {
 func (a *attempt) oldRecipe() (*replay.Recipe, string) {
 	data, ok := a.b.Unchanged.Memo.Get(a.recipeKey())
 	var r replay.Recipe
-	if !ok || len(data) == 0 || json.Unmarshal(data, &r) != nil {
+	if !ok || json.Unmarshal(data, &r) != nil {
 		return nil, ""
 	}
 	return &r, sumOf(data)
@@ -135,19 +130,17 @@ func (a *attempt) replay(ctx context.Context) (bool, error) {
 	var edits []replay.Edit
 	for _, e := range a.old.Inputs.Edits(a.before) {
 		sum, err := hex.DecodeString(e.Sum)
-		if err != nil || len(sum) != len(replay.Edit{}.Sum) {
+		if err != nil || len(sum) != sha256.Size {
 			return false, nil
 		}
-		edits = append(edits, replay.Edit{Path: e.Path, Sum: [32]byte(sum)})
+		edits = append(edits, replay.Edit{Path: e.Path, Sum: [sha256.Size]byte(sum)})
 	}
-	programs := map[string]string{}
 	for _, pkg := range a.g.packages {
-		programs[pkg.ImportPath] = "" // below
 		if recipe.Programs[pkg.ImportPath] == nil {
 			return false, nil
 		}
 	}
-	if len(programs) != len(recipe.Programs) {
+	if len(a.g.packages) != len(recipe.Programs) {
 		return false, nil
 	}
 	kept := a.dir + ".cache" // internal/cache knows it by this name
@@ -159,9 +152,6 @@ func (a *attempt) replay(ctx context.Context) (bool, error) {
 		return false, nil
 	}
 	defer os.RemoveAll(work)
-	for i, pkg := range a.g.packages {
-		programs[pkg.ImportPath] = filepath.Join(work, "program"+strconv.Itoa(i))
-	}
 	parallel, done, err := a.b.Jobs.start(ctx)
 	if err != nil {
 		return false, err
@@ -174,9 +164,7 @@ func (a *attempt) replay(ctx context.Context) (bool, error) {
 	sealed := make(chan bool, 1)
 	go func() { sealed <- a.old.Inputs.Sealed(ctx, a.before) }()
 	made, linked, err := recipe.Replay(ctx, edits, replay.Options{
-		Root: a.g.root, Work: work, Kept: kept, Parallel: parallel,
-		Run:     a.runTool,
-		Program: func(importPath string) string { return programs[importPath] },
+		Root: a.g.root, Work: work, Kept: kept, Parallel: parallel, Run: a.runTool,
 	})
 	// What was compiled must be what has been looked at: a program with the ID of another
 	// text would be taken for that one's.
@@ -188,12 +176,12 @@ func (a *attempt) replay(ctx context.Context) (bool, error) {
 	}
 	// What wasn't linked must be what it was.
 	for _, pkg := range a.g.packages {
-		if !intact[pkg.ImportPath] && !slices.Contains(linked, pkg.ImportPath) {
+		if !intact[pkg.ImportPath] && linked[pkg.ImportPath] == "" {
 			return false, nil
 		}
 	}
 	for _, pkg := range a.g.packages {
-		if slices.Contains(linked, pkg.ImportPath) && os.Rename(programs[pkg.ImportPath], a.g.program(a.dir, pkg, a.p)) != nil {
+		if program := linked[pkg.ImportPath]; program != "" && os.Rename(program, a.g.program(a.dir, pkg, a.p)) != nil {
 			return false, nil
 		}
 	}
@@ -203,12 +191,9 @@ func (a *attempt) replay(ctx context.Context) (bool, error) {
 
 // runTool runs a compiler or a linker of the toolchain.
 func (a *attempt) runTool(ctx context.Context, env, args []string) error {
-	name := filepath.Base(args[0])
-	end := trace.Start(ctx, trace.Process, name+" "+a.p.String())
-	defer func() { end("args", strings.Join(args, " "), "dir", a.g.root) }()
 	// GOROOT/pkg/tool/linux_amd64/compile
 	goroot := filepath.Dir(filepath.Dir(filepath.Dir(filepath.Dir(args[0]))))
-	return a.b.Toolchain.Tool(ctx, goroot, a.g.root, slices.Concat(a.env, env), args).Run()
+	return traced(ctx, filepath.Base(args[0]), a.p, a.b.Toolchain.Tool(ctx, goroot, a.g.root, slices.Concat(a.env, env), args), args)
 }
 
 // intactPrograms are those that the last build has left.

@@ -3,6 +3,7 @@ package gobuild
 import (
 	"bytes"
 	"context"
+	"os/exec"
 	"strings"
 
 	"github.com/anyarch/anyarch/internal/platform"
@@ -14,14 +15,20 @@ const maxOutput = 256 << 10
 
 // run runs go and collects what it prints; of messages only the first and last part.
 func (b *Builder) run(ctx context.Context, dir string, env []string, p platform.Platform, args ...string) (stdout, stderr []byte, err error) {
-	end := trace.Start(ctx, trace.Process, "go "+args[0]+" "+p.String())
-	defer func() { end("args", strings.Join(args, " "), "dir", dir) }()
 	cmd := b.Toolchain.Command(ctx, dir, env, args...)
 	var out bytes.Buffer
 	var messages headTail
 	cmd.Stdout, cmd.Stderr = &out, &messages
-	err = cmd.Run()
+	err = traced(ctx, "go "+args[0], p, cmd, args)
 	return out.Bytes(), messages.bytes(), err
+}
+
+// traced runs a program of the toolchain for a platform; args are what the trace says of
+// it besides its name.
+func traced(ctx context.Context, name string, p platform.Platform, cmd *exec.Cmd, args []string) error {
+	end := trace.Start(ctx, trace.Process, name+" "+p.String())
+	defer func() { end("args", strings.Join(args, " "), "dir", cmd.Dir) }()
+	return cmd.Run()
 }
 
 // headTail keeps the beginning and the end of what is written to it.

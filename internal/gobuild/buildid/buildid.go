@@ -106,13 +106,7 @@ func Stamp(path, id string) (string, error) {
 		return "", err
 	}
 	defer f.Close()
-	var r io.Reader = withoutHostID(f)
-	if r == io.Reader(f) { // elf has read from elsewhere in it, but by offset
-		if _, err := f.Seek(0, io.SeekStart); err != nil {
-			return "", err
-		}
-	}
-	sum, places, err := hash(r, []byte(id))
+	sum, places, err := hash(withoutHostID(f), []byte(id))
 	if err != nil {
 		return "", err
 	}

@@ -43,16 +43,17 @@ type Recipe struct {
 
 // Package is how one package was compiled.
 type Package struct {
-	Dir string `json:"dir"` // of its sources; empty if it isn't known how it was compiled
-	// Source is the directory of its sources too, empty if nobody has said where it is.
-	Source string `json:"source,omitempty"`
+	Dir string `json:"dir,omitempty"` // of its sources; empty if nobody has said where that is
 	// Hashed is what went into the hash that is its action ID, write by write.
 	Hashed []string `json:"hashed"`
 	// ID is its build ID: action ID, slash, content ID.
 	ID    string  `json:"id"`
-	Tool  Command `json:"tool"`
+	Tool  Command `json:"tool"`  // without arguments if it isn't known how it was compiled
 	Files []File  `json:"files"` // that the go command wrote for the compiler
 }
+
+// known reports whether it is known how the package was compiled.
+func (p *Package) known() bool { return len(p.Tool.Args) > 0 }
 
 // Program is how one program was linked.
 type Program struct {
@@ -140,10 +141,10 @@ func (p *Package) mayRead(path string) bool {
 			return false
 		}
 		name = filepath.FromSlash(name)
-		if p.Source == "" {
+		if p.Dir == "" {
 			return strings.HasSuffix(path, string(filepath.Separator)+name)
 		}
-		return filepath.Join(p.Source, name) == path
+		return filepath.Join(p.Dir, name) == path
 	})
 }
 

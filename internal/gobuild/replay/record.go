@@ -240,8 +240,8 @@ func (r *Recorder) command(line string) {
 		}
 	case "compile":
 		out, dir := r.output(args)
-		switch i := slices.Index(args, "-buildid"); {
-		case i < 0 || i+1 >= len(args) || !r.edited[strings.SplitN(args[i+1], "/", 2)[0]]:
+		switch {
+		case !r.edited[actionOf(c)]:
 			// Of a package of the toolchain or the module cache, of which there are many.
 			for name := range r.files {
 				if strings.HasPrefix(name, dir+"/") {
@@ -434,7 +434,7 @@ func (r *Recorder) setCompiler(p *Package, dir string, c Command) {
 	if r.complex[dir] || len(c.Env) > 0 {
 		return
 	}
-	known := Package{Source: p.Source, Hashed: p.Hashed, ID: p.ID, Tool: Command{Args: make([]string, len(c.Args))}}
+	known := Package{Hashed: p.Hashed, ID: p.ID, Tool: Command{Args: make([]string, len(c.Args))}}
 	for i, arg := range c.Args {
 		if isDotted(arg) {
 			arg = r.root + arg[1:]
@@ -489,7 +489,7 @@ func (made *Recipe) Unknown() (list []string) {
 		simple := !slices.ContainsFunc(p.Hashed, func(line string) bool {
 			return strings.HasPrefix(line, "asm ") || strings.HasPrefix(line, "cgo ") || strings.HasPrefix(line, "pgofile ")
 		})
-		if p.Dir == "" && simple {
+		if !p.known() && simple {
 			list = append(list, importPath)
 		}
 	}
@@ -502,7 +502,7 @@ func (made *Recipe) Unknown() (list []string) {
 func (r *Recorder) Teach(made *Recipe) {
 	for importPath, p := range made.Packages {
 		h := r.hashes["build "+importPath]
-		if p.Dir != "" || h == nil || !h.sound() {
+		if p.known() || h == nil || !h.sound() {
 			continue
 		}
 		if !slices.Equal(untaught(skeleton(h.written)), skeleton(p.Hashed)) {
@@ -553,8 +553,8 @@ func untaught(lines []string) []string {
 // known any more.
 func (made *Recipe) Locate(dirs map[string]string) {
 	for importPath, p := range made.Packages {
-		if p.Source = dirs[importPath]; p.Dir != p.Source {
-			p.Dir, p.Tool, p.Files = "", Command{}, nil
+		if dir := dirs[importPath]; p.Dir != dir {
+			p.Dir, p.Tool, p.Files = dir, Command{}, nil
 		}
 	}
 }
@@ -579,11 +579,12 @@ func (made *Recipe) takePackages(earlier *Recipe) {
 		return
 	}
 	for importPath, p := range made.Packages {
-		if was := earlier.Packages[importPath]; p.Dir == "" && was != nil && was.Dir != "" && slices.Equal(skeleton(p.Hashed), skeleton(was.Hashed)) {
-			p.Dir, p.Tool, p.Files = was.Dir, was.Tool, was.Files
+		was := earlier.Packages[importPath]
+		if p.known() || was == nil {
+			continue
 		}
-		if was := earlier.Packages[importPath]; was != nil {
-			p.Source = was.Source
+		if p.Dir = was.Dir; was.known() && slices.Equal(skeleton(p.Hashed), skeleton(was.Hashed)) {
+			p.Tool, p.Files = was.Tool, was.Files
 		}
 	}
 	before := earlier.contents()

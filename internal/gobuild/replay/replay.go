@@ -32,14 +32,13 @@ type Options struct {
 	// Run runs a program of the toolchain in Root; env are variables that it needs besides
 	// those of the go command.
 	Run func(ctx context.Context, env, args []string) error
-	// Program says where the program of a main package is put.
-	Program func(importPath string) string
 }
 
-// Replay makes what edits change. It gives the recipe of what is there now and the import
-// paths of the programs that were linked. If it can't do exactly what the go command
-// would, or a tool fails, the error wraps [ErrUnknown]; some programs may be new by then.
-func (r *Recipe) Replay(ctx context.Context, edits []Edit, o Options) (*Recipe, []string, error) {
+// Replay makes what edits change. It gives the recipe of what is there then, and the
+// programs that were linked: files in Work, by the import paths of their main packages. If
+// it can't do exactly what the go command would, or a tool fails, the error wraps
+// [ErrUnknown].
+func (r *Recipe) Replay(ctx context.Context, edits []Edit, o Options) (*Recipe, map[string]string, error) {
 	p := &replay{
 		Options: o, recipe: r, edits: map[string][sha256.Size]byte{}, used: map[string]bool{}, checked: map[string]bool{},
 		done: map[string]chan struct{}{}, ids: map[string]string{},
@@ -78,7 +77,7 @@ type replay struct {
 	after   *Recipe
 }
 
-func (p *replay) run(ctx context.Context) ([]string, error) {
+func (p *replay) run(ctx context.Context) (map[string]string, error) {
 	if err := p.ordered(); err != nil {
 		return nil, err
 	}
@@ -95,26 +94,20 @@ func (p *replay) run(ctx context.Context) ([]string, error) {
 	if err := p.covered(); err != nil {
 		return nil, err
 	}
-	var (
-		programs, programsCtx = errgroup.WithContext(ctx)
-		linked                []string
-	)
+	linked := map[string]string{}
+	programs, programsCtx := errgroup.WithContext(ctx)
 	for importPath := range p.recipe.Programs {
 		programs.Go(func() error {
-			anew, err := p.link(programsCtx, importPath)
-			if anew {
+			program, err := p.link(programsCtx, importPath)
+			if program != "" {
 				p.mu.Lock()
-				linked = append(linked, importPath)
+				linked[importPath] = program
 				p.mu.Unlock()
 			}
 			return err
 		})
 	}
-	if err := programs.Wait(); err != nil {
-		return nil, err
-	}
-	slices.Sort(linked)
-	return linked, nil
+	return linked, programs.Wait()
 }
 
 // ordered refuses what the go command can't have built: packages that import each other.
@@ -183,7 +176,7 @@ func (p *replay) compile(ctx context.Context, importPath string) error {
 
 // runCompiler compiles a package, gives it its ID, and says where the archive is.
 func (p *replay) runCompiler(ctx context.Context, made *Package, action string) (archive string, err error) {
-	if made.Dir == "" {
+	if !made.known() {
 		return "", errors.New("it isn't known how it is compiled")
 	}
 	work, err := os.MkdirTemp(p.Work, "b")
@@ -259,7 +252,7 @@ func (p *replay) covered() error {
 	for path := range p.edits {
 		// A file may go into several packages, if it is embedded.
 		for importPath, pkg := range p.recipe.Packages {
-			if pkg.Dir == "" && pkg.mayRead(path) {
+			if !pkg.known() && pkg.mayRead(path) {
 				return errors.New(importPath + ": it isn't known how it is compiled")
 			}
 		}
@@ -268,7 +261,7 @@ func (p *replay) covered() error {
 		}
 		known := false
 		for _, pkg := range p.recipe.Packages {
-			known = known || pkg.Dir != "" && pkg.Dir == filepath.Dir(path)
+			known = known || pkg.known() && pkg.Dir == filepath.Dir(path)
 		}
 		if !known || filepath.Ext(path) != ".go" {
 			return errors.New("it isn't known what " + path + " is for")
@@ -277,27 +270,27 @@ func (p *replay) covered() error {
 	return nil
 }
 
-// link makes a program, if anything in it is new.
-func (p *replay) link(ctx context.Context, importPath string) (anew bool, err error) {
+// link makes a program, if anything in it is new, and says where it is.
+func (p *replay) link(ctx context.Context, importPath string) (program string, err error) {
 	was := p.recipe.Programs[importPath]
 	main := p.after.Packages[importPath]
 	if main == nil {
-		return false, errors.New(importPath + ": it isn't known how it is compiled")
+		return "", errors.New(importPath + ": it isn't known how it is compiled")
 	}
 	made := *was
 	p.mu.Lock()
 	made.Hashed = p.update(was.Hashed, "")
 	p.mu.Unlock()
 	if !setMain(made.Hashed, main.ID) {
-		return false, errors.New(importPath + ": the go command keeps its main package elsewhere")
+		return "", errors.New(importPath + ": the go command keeps its main package elsewhere")
 	}
 	action := actionID(made.Hashed)
 	if action == actionID(was.Hashed) {
-		return false, nil
+		return "", nil
 	}
 	work, err := os.MkdirTemp(p.Work, "l")
 	if err != nil {
-		return false, err
+		return "", err
 	}
 	var list strings.Builder
 	for _, name := range made.Imports {
@@ -305,11 +298,11 @@ func (p *replay) link(ctx context.Context, importPath string) (anew bool, err er
 	}
 	text, err := p.expand(list.String())
 	if err != nil {
-		return false, fmt.Errorf("%s: %w", importPath, err)
+		return "", fmt.Errorf("%s: %w", importPath, err)
 	}
 	importcfg := filepath.Join(work, "importcfg.link")
 	if err := os.WriteFile(importcfg, []byte(text+made.Module), 0o644); err != nil {
-		return false, err
+		return "", err
 	}
 	out, id := filepath.Join(work, "a.out"), action+"/"+main.ID+"/"+action
 	args := slices.Clone(made.Tool.Args)
@@ -328,24 +321,24 @@ func (p *replay) link(ctx context.Context, importPath string) (anew bool, err er
 		case i == len(args)-1:
 			args[i] = p.after.Archives[importPath]
 		case strings.Contains(args[i], "$WORK"):
-			return false, errors.New(importPath + ": the linker reads " + args[i])
+			return "", errors.New(importPath + ": the linker reads " + args[i])
 		}
 	}
 	if err := p.tool(ctx, made.Tool.Env, args); err != nil {
-		return false, fmt.Errorf("%s: %w", importPath, err)
+		return "", fmt.Errorf("%s: %w", importPath, err)
 	}
 	if !chosen {
 		if _, err := buildid.Stamp(out, id); err != nil {
-			return false, err
+			return "", err
 		}
 	}
 	if err := os.Chmod(out, 0o755); err != nil {
-		return false, err
+		return "", err
 	}
 	p.mu.Lock()
 	p.after.Programs[importPath] = &made
 	p.mu.Unlock()
-	return true, os.Rename(out, p.Program(importPath))
+	return out, nil
 }
 
 // tool runs a program of the toolchain in its turn.

@@ -117,7 +117,7 @@ func saved(t *testing.T, r *Recipe) *Recipe {
 func (l *lab) replay(r *Recipe, edits ...Edit) (after *Recipe, linked, ran []string, err error) {
 	l.Helper()
 	done := make(chan string, 100)
-	after, linked, err = r.Replay(context.Background(), edits, Options{
+	after, programs, err := r.Replay(context.Background(), edits, Options{
 		Root: l.dir, Work: l.TempDir(), Kept: l.kept,
 		Run: func(ctx context.Context, env, args []string) error {
 			cmd := exec.CommandContext(ctx, args[0], args[1:]...)
@@ -128,8 +128,14 @@ func (l *lab) replay(r *Recipe, edits ...Edit) (after *Recipe, linked, ran []str
 			done <- filepath.Base(args[0])
 			return nil
 		},
-		Program: func(importPath string) string { return filepath.Join(l.out, filepath.Base(importPath)) },
 	})
+	for importPath, program := range programs {
+		linked = append(linked, importPath)
+		if err := os.Rename(program, filepath.Join(l.out, filepath.Base(importPath))); err != nil {
+			l.Fatal(err)
+		}
+	}
+	slices.Sort(linked)
 	close(done)
 	for name := range done {
 		ran = append(ran, name)
@@ -208,7 +214,7 @@ func TestTakeOver(t *testing.T) {
 	l := newLab(t)
 	first := l.record(nil)
 	l.replace("cmd/a/main.go", "a-1", "a-2")
-	if second := l.record(nil); second.Packages["example.com/m/inner"].Dir != "" {
+	if second := l.record(nil); second.Packages["example.com/m/inner"].known() {
 		t.Fatal("go compiles what it has")
 	} else if _, _, _, err := l.replay(second, l.replace("inner/inner.go", "inner-1", "inner-2")); !errors.Is(err, ErrUnknown) {
 		t.Fatalf("a package was compiled, nobody knows how: %v", err)
@@ -350,7 +356,7 @@ func TestObjects(t *testing.T) {
 	l := newLab(t)
 	l.write("leaf/object_linux_amd64.syso", string(object()))
 	r := l.record(nil)
-	if p := r.Packages["example.com/m/leaf"]; p == nil || p.Dir != "" {
+	if p := r.Packages["example.com/m/leaf"]; p == nil || p.known() {
 		t.Errorf("it is known how a package with an object is compiled: %+v", p)
 	}
 	if _, _, _, err := l.replay(r, l.replace("leaf/leaf.go", "leaf-1", "leaf-2")); !errors.Is(err, ErrUnknown) {
@@ -420,7 +426,6 @@ func TestInterrupted(t *testing.T) {
 			<-ctx.Done()
 			return ctx.Err()
 		},
-		Program: func(string) string { return filepath.Join(l.out, "none") },
 	})
 	if !errors.Is(err, reason) || errors.Is(err, ErrUnknown) {
 		t.Errorf("the error is %v", err)
