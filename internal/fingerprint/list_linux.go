@@ -10,17 +10,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// list is entries without a memory, for what is looked at once. A build reads thousands
-// of files that nobody edits, and a stat of each is most of what a run costs in which
-// nothing has changed: so they are looked at from their directories, without a walk
-// down their paths.
-func list(in Input) (entries []Entry, missing bool, err error) {
-	if in.byName() {
-		for _, name := range in.Names {
-			entries = append(entries, lookAt(in.Dir, name))
-		}
-		return entries, false, nil
-	}
+// listed are the entries of a directory. A build reads thousands of files that nobody
+// edits, and a stat of each is most of what a run costs in which nothing has changed: so
+// they are looked at from their directories, without a walk down their paths.
+func listed(in Input) (entries []Entry, missing bool, err error) {
 	dir, err := os.Open(in.Dir)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, errNotDirectory) {
 		return nil, true, nil

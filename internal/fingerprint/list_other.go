@@ -8,14 +8,8 @@ import (
 	"os"
 )
 
-// list is entries without a memory, for what is looked at once.
-func list(in Input) (entries []Entry, missing bool, err error) {
-	if in.byName() {
-		for _, name := range in.Names {
-			entries = append(entries, lookAt(in.Dir, name))
-		}
-		return entries, false, nil
-	}
+// listed are the entries of a directory.
+func listed(in Input) (entries []Entry, missing bool, err error) {
 	names, err := os.ReadDir(in.Dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, true, nil

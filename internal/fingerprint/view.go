@@ -267,6 +267,17 @@ func (v *View) signature(in Input) (sum string, newest time.Time, ok bool) {
 	return s.signature, s.newest, s.ok
 }
 
+// list is entries without a memory, for what is looked at once.
+func list(in Input) (entries []Entry, missing bool, err error) {
+	if !in.byName() {
+		return listed(in)
+	}
+	for _, name := range in.Names {
+		entries = append(entries, lookAt(in.Dir, name))
+	}
+	return entries, false, nil
+}
+
 // append writes down all that has been seen of an entry.
 func (e Entry) append(b []byte) []byte {
 	for _, text := range []string{e.Name, string(e.Kind), e.Link} {
