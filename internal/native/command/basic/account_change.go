@@ -41,6 +41,32 @@ func failed(p *command.Proc, exit int, format string, args ...any) (int, error) 
 	return exit, nil
 }
 
+// theUser reads the accounts for a command whose only argument is a user, and finds its
+// line. a is nil if the command ends here.
+func theUser(p *command.Proc, opt *command.Parsed) (a *accounts, i, exit int, err error) {
+	return theOne(p, opt, "user", func(a *accounts) []string { return a.passwd })
+}
+
+// theGroup is theUser for a group.
+func theGroup(p *command.Proc, opt *command.Parsed) (a *accounts, i, exit int, err error) {
+	return theOne(p, opt, "group", func(a *accounts) []string { return a.group })
+}
+
+func theOne(p *command.Proc, opt *command.Parsed, what string, lines func(*accounts) []string) (a *accounts, i, exit int, err error) {
+	if a, err = readAccounts(p); err != nil {
+		return nil, 0, 0, err
+	}
+	if len(opt.Args) != 1 {
+		exit, err = failed(p, 2, "needs one %s name", what)
+		return nil, 0, exit, err
+	}
+	if i = find(lines(a), opt.Args[0]); i < 0 {
+		exit, err = failed(p, 6, "%s '%s' does not exist", what, opt.Args[0])
+		return nil, 0, exit, err
+	}
+	return a, i, 0, nil
+}
+
 // setField changes a field of a line.
 func setField(line string, n int, value string) string {
 	f := strings.Split(line, ":")
@@ -91,18 +117,11 @@ func usermod(_ context.Context, p *command.Proc, opt *command.Parsed) (int, erro
 	if opt.Has["l"] {
 		return 0, &command.Unsupported{Command: "usermod", What: "option -l"}
 	}
-	a, err := readAccounts(p)
-	if err != nil {
-		return 0, err
-	}
-	if len(opt.Args) != 1 {
-		return failed(p, 2, "needs one user name")
+	a, i, exit, err := theUser(p, opt)
+	if a == nil {
+		return exit, err
 	}
 	name := opt.Args[0]
-	i := find(a.passwd, name)
-	if i < 0 {
-		return failed(p, 6, "user '%s' does not exist", name)
-	}
 	line := a.passwd[i]
 	oldUID, _ := strconv.Atoi(fieldOf(line, 2))
 	oldGID, _ := strconv.Atoi(fieldOf(line, 3))
@@ -193,18 +212,11 @@ func (a *accounts) lock(p *command.Proc, name string, lock bool) int {
 }
 
 func groupmod(_ context.Context, p *command.Proc, opt *command.Parsed) (int, error) {
-	a, err := readAccounts(p)
-	if err != nil {
-		return 0, err
-	}
-	if len(opt.Args) != 1 {
-		return failed(p, 2, "needs one group name")
+	a, i, exit, err := theGroup(p, opt)
+	if a == nil {
+		return exit, err
 	}
 	name := opt.Args[0]
-	i := find(a.group, name)
-	if i < 0 {
-		return failed(p, 6, "group '%s' does not exist", name)
-	}
 	if opt.Has["g"] {
 		gid, err := strconv.Atoi(opt.Values["g"])
 		if err != nil || gid < 0 {
@@ -289,18 +301,11 @@ func (a *accounts) removeHome(home string, uid int, name string) error {
 }
 
 func userdel(_ context.Context, p *command.Proc, opt *command.Parsed) (int, error) {
-	a, err := readAccounts(p)
-	if err != nil {
-		return 0, err
-	}
-	if len(opt.Args) != 1 {
-		return failed(p, 2, "needs one user name")
+	a, i, exit, err := theUser(p, opt)
+	if a == nil {
+		return exit, err
 	}
 	name := opt.Args[0]
-	i := find(a.passwd, name)
-	if i < 0 {
-		return failed(p, 6, "user '%s' does not exist", name)
-	}
 	uid, _ := strconv.Atoi(fieldOf(a.passwd[i], 2))
 	home := fieldOf(a.passwd[i], 5)
 	if err := a.removeUser(name); err != nil || !opt.Has["r"] {
@@ -310,18 +315,11 @@ func userdel(_ context.Context, p *command.Proc, opt *command.Parsed) (int, erro
 }
 
 func groupdel(_ context.Context, p *command.Proc, opt *command.Parsed) (int, error) {
-	a, err := readAccounts(p)
-	if err != nil {
-		return 0, err
-	}
-	if len(opt.Args) != 1 {
-		return failed(p, 2, "needs one group name")
+	a, i, exit, err := theGroup(p, opt)
+	if a == nil {
+		return exit, err
 	}
 	name := opt.Args[0]
-	i := find(a.group, name)
-	if i < 0 {
-		return failed(p, 6, "group '%s' does not exist", name)
-	}
 	gid := fieldOf(a.group[i], 2)
 	if k := slices.IndexFunc(a.passwd, func(l string) bool { return fieldOf(l, 3) == gid }); k >= 0 && !opt.Has["f"] {
 		return failed(p, 8, "cannot remove the primary group of user '%s'", fieldOf(a.passwd[k], 0))
