@@ -302,9 +302,9 @@ func (w *Writer) Write(p []byte) (int, error) {
 // Size is the number of bytes written so far.
 func (w *Writer) Size() int64 { return w.size }
 
-// Commit makes the blob durable, unless SyncLater was called, and gives its digest. If expected isn't empty
-// the digest must be that one, of whatever algorithm, else nothing is kept and
-// the error is a [refusal.Error] with code PA408.
+// Commit makes the blob durable, unless SyncLater was called, and gives its digest. If
+// expected isn't empty the digest must be that one, of whatever algorithm, else nothing is
+// kept and the error is a [refusal.Error] with code PA408.
 func (w *Writer) Commit(expected digest.Digest) (digest.Digest, error) {
 	defer w.Abort()
 	got := w.digester.Digest()
