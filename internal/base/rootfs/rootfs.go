@@ -14,6 +14,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -50,16 +51,39 @@ const (
 // Index gives the tree that layers make, the first at the bottom. A layer that
 // isn't what its diff ID says is a refusal.Error with code PA109.
 func Index(ctx context.Context, layers []Layer, o Options) (*filetree.Tree, error) {
+	before := o.unpacked(layers)
 	t, err := index(ctx, layers, o)
-	if err != nil && ctx.Err() == nil && dropDamaged(layers, o) {
-		return index(ctx, layers, o)
+	if err == nil || ctx.Err() != nil {
+		return t, err
 	}
-	return t, err
+	dropDamaged(layers, o)
+	// Another platform that met the same damage may have been first.
+	if slices.EqualFunc(before, o.unpacked(layers), func(was, is fs.FileInfo) bool { return was == nil || sameFile(was, is) }) {
+		return nil, err
+	}
+	return index(ctx, layers, o)
+}
+
+// unpacked are the files of layers that are there, nil for others.
+func (o Options) unpacked(layers []Layer) []fs.FileInfo {
+	list := make([]fs.FileInfo, len(layers))
+	for i, l := range layers {
+		if l.DiffID.Validate() == nil {
+			list[i], _ = os.Stat(o.file(l)) // what can't be looked at isn't there
+		}
+	}
+	return list
+}
+
+// sameFile reports whether a file is still there, and no other one in its place: numbers of
+// files are given out again, so that the time counts too.
+func sameFile(was, is fs.FileInfo) bool {
+	return is != nil && os.SameFile(was, is) && was.ModTime().Equal(is.ModTime())
 }
 
 // dropDamaged removes unpacked layers that aren't any more what they were when they were
-// unpacked, and reports whether there were any.
-func dropDamaged(layers []Layer, o Options) (dropped bool) {
+// unpacked.
+func dropDamaged(layers []Layer, o Options) {
 	for _, l := range layers {
 		if l.DiffID.Validate() != nil {
 			continue
@@ -68,14 +92,17 @@ func dropDamaged(layers []Layer, o Options) (dropped bool) {
 		if err != nil {
 			continue
 		}
+		was, statErr := f.Stat()
 		verifier := l.DiffID.Verifier()
 		_, err = io.Copy(verifier, f)
 		_ = f.Close()
-		if err == nil && !verifier.Verified() {
-			dropped = os.Remove(o.file(l)) == nil || dropped
+		if err != nil || statErr != nil || verifier.Verified() {
+			continue
+		}
+		if is, err := os.Stat(o.file(l)); err == nil && sameFile(was, is) { // no sound one has come in its place
+			_ = os.Remove(o.file(l)) // if it stays, the error does
 		}
 	}
-	return dropped
 }
 
 // file is where the tar of a layer is.

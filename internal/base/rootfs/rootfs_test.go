@@ -8,7 +8,9 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"os"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/opencontainers/go-digest"
@@ -122,6 +124,39 @@ func TestIndex(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// A damaged layer is unpacked again, for all who meet it at once.
+func TestDamagedAtOnce(t *testing.T) {
+	t.Parallel()
+	l := layerOf(t, file("a", "first"), file("b", "second"))
+	for range 30 {
+		o := Options{Dir: t.TempDir()}
+		want, err := Index(t.Context(), []Layer{l}, o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		data, err := os.ReadFile(o.file(l))
+		if err != nil {
+			t.Fatal(err)
+		}
+		data[148] ^= 1 // the checksum of the first header
+		if err := os.WriteFile(o.file(l), data, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		var wg sync.WaitGroup
+		for range 6 {
+			wg.Go(func() {
+				got, err := Index(t.Context(), []Layer{l}, o)
+				if err != nil {
+					t.Error(err)
+				} else if show(t, got) != show(t, want) {
+					t.Error("it is another tree")
+				}
+			})
+		}
+		wg.Wait()
 	}
 }
 
